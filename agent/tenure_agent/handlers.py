@@ -1,0 +1,157 @@
+"""The table of kinds: from the configuration to what executes them, and the built-in kinds.
+
+Everything that can be wrong with a handler before its first task is found here, at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tenure.v1 import agents_pb2
+from tenure_agent import commands, context, payloads
+from tenure_agent.config import AgentConfig, CommandConfig, ConfigError, PythonConfig
+from tenure_agent.context import TaskContext
+
+TRACE_SECONDS_MAX = 7 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Fills in a result at once, without waiting for anything. Built-in kinds only."""
+
+    fill: Callable[[agents_pb2.Lease, agents_pb2.Result], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Coroutine:
+    """An async function, run on the loop."""
+
+    function: Callable[[TaskContext, Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Threaded:
+    """A plain function, run in a thread."""
+
+    function: Callable[[TaskContext, Any], Any]
+
+
+Handler = Inline | Coroutine | Threaded | commands.Command
+
+
+def build(config: AgentConfig) -> dict[str, Handler]:
+    """Makes the table of kinds.
+
+    The folder of the configuration file is put on `sys.path`. Raises ConfigError when a module
+    cannot be imported, a function is not there or takes other arguments, a program is not found.
+    """
+    table: dict[str, Handler] = dict(BUILTIN)
+    folder = str(config.path.parent)
+    if config.python and folder not in sys.path:
+        sys.path.insert(0, folder)
+    for python in config.python:
+        table[python.kind] = _python(config.path, python)
+    for command in config.command:
+        table[command.kind] = _command(config.path, command)
+    return table
+
+
+def _python(path: Path, entry: PythonConfig) -> Handler:
+    where = f"{path}: kind {entry.kind!r}: {entry.function}"
+    module_name, _, name = entry.function.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{where}: no module {error.name!r} on {path.parent}") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{where}: the module cannot be imported: {reason}") from error
+    target: object = module
+    for part in name.split("."):
+        if not hasattr(target, part):
+            raise ConfigError(f"{where}: module {module_name!r} has no {name!r}")
+        target = getattr(target, part)
+    if not callable(target):
+        raise ConfigError(f"{where}: is not a function")
+    try:
+        inspect.signature(target).bind(None, None)
+    except TypeError as error:
+        raise ConfigError(f"{where}: must take (context, input): {error}") from error
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(
+        getattr(target, "__call__", None)  # noqa: B004 - an object with an async __call__
+    ):
+        return Coroutine(target)
+    return Threaded(target)
+
+
+def _command(path: Path, entry: CommandConfig) -> commands.Command:
+    where = f"{path}: kind {entry.kind!r}: argv"
+    program = entry.argv[0]
+    if os.sep in program:
+        found = str(entry.cwd / Path(program).expanduser())
+        if not (os.path.isfile(found) and os.access(found, os.X_OK)):
+            raise ConfigError(f"{where}: {found} is not a program that can be run")
+    else:
+        # Searched here and not in the child, whose PATH may not be handed on.
+        found = shutil.which(program) or ""
+        if not found:
+            raise ConfigError(f"{where}: no program {program!r} on PATH")
+    env = _inherited(entry.env)
+    return commands.Command(argv=(found, *entry.argv[1:]), cwd=entry.cwd, env=env)
+
+
+def _inherited(names: tuple[str, ...]) -> Mapping[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _noop(_lease: agents_pb2.Lease, result: agents_pb2.Result) -> None:
+    result.success.SetInParent()
+
+
+def _echo(lease: agents_pb2.Lease, result: agents_pb2.Result) -> None:
+    result.success.SetInParent()
+    if lease.HasField("input"):
+        result.success.output.CopyFrom(lease.input)
+
+
+def _fail(lease: agents_pb2.Lease, result: agents_pb2.Result) -> None:
+    """Fails with `code`, `message` and `non_retryable` of the input, each with a default."""
+    value = payloads.decode(lease.input)
+    facts = value if isinstance(value, dict) else {}
+    result.failure.code = context.text(facts.get("code", "FAILED"), 128)
+    result.failure.message = context.text(facts.get("message", "failed as asked"), 4000)
+    result.failure.non_retryable = facts.get("non_retryable") is True
+
+
+async def _trace(ctx: TaskContext, value: Any) -> None:
+    """Waits `seconds` of the input times `time_scale` of the run's input."""
+    seconds = _number(value, "seconds", None)
+    scale = _number(ctx.run_input, "time_scale", 1.0)
+    if not 0 <= seconds * scale <= TRACE_SECONDS_MAX:
+        raise context.NonRetryable("INPUT_INVALID", f"seconds: {seconds * scale} is out of range")
+    await asyncio.sleep(seconds * scale)
+
+
+def _number(value: Any, name: str, default: float | None) -> float:
+    """Reads a number out of an input."""
+    number = value.get(name, default) if isinstance(value, dict) else default
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise context.NonRetryable("INPUT_INVALID", f"{name}: must be a number")
+    return float(number)
+
+
+BUILTIN: Mapping[str, Handler] = {
+    "tenure.noop": Inline(_noop),
+    "tenure.echo": Inline(_echo),
+    "tenure.fail": Inline(_fail),
+    "tenure.trace": Coroutine(_trace),
+}

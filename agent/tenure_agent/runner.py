@@ -1,0 +1,353 @@
+"""Executes attempts. Whatever a handler does, it costs its own attempt and nothing else.
+
+An attempt ends in one of three ways: its handler ends; it was told to stop and does so in time;
+or it was told to stop, does not, and is *given up*: its result is reported and its slot is used
+again, while the thread or task that does not listen runs on unheard. Only as many attempts as
+there are slots can be given up at one time; beyond that a slot stays taken until its handler ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+
+from tenure.v1 import agents_pb2, payload_pb2, runs_pb2
+from tenure_agent import commands, context, handlers, payloads
+from tenure_agent.context import NonRetryable, Stopped, TaskContext, Words
+from tenure_agent.deadlines import Deadline, Deadlines
+from tenure_agent.holding import Key
+from tenure_agent.threads import HandlerThreads
+
+CODE_CHARS_MAX = 128
+FAILURE_CHARS_MAX = 4000
+#: A command kills itself after `stop_seconds`; this much later even that has not worked.
+COMMAND_EXTRA_SECONDS = 5.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("runner")
+
+
+class StopCause(enum.Enum):
+    """Why an attempt was told to stop."""
+
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed out"
+    DRAINED = "the agent stops"
+    #: Not renewed in time. The coordinator may still wait for a word.
+    LAPSED = "the lease could not be renewed in time"
+    #: The coordinator said so: nobody wants a result.
+    LOST = "the lease is lost"
+
+
+class Attempt:
+    """One attempt under execution."""
+
+    __slots__ = (
+        "cause", "checkpoint_sent", "deadline", "key", "lease", "progress_sent", "reported", "run",
+        "stop_seconds", "task", "word_waits", "words",
+    )  # fmt: skip
+
+    def __init__(self, key: Key, lease: agents_pb2.Lease, run: agents_pb2.RunContext) -> None:
+        self.key = key
+        self.lease = lease
+        self.run = run
+        self.words: Words
+        self.cause: StopCause | None = None
+        self.task: asyncio.Task[Ending] | None = None
+        self.deadline: Deadline | None = None
+        self.stop_seconds = 0.0
+        self.reported = False
+        #: A word from a thread is on its way to the loop.
+        self.word_waits = False
+        #: What of its words has been sent. Kept by the workbench.
+        self.progress_sent: tuple[float, str] | None = None
+        self.checkpoint_sent: payload_pb2.Payload | None = None
+
+    def log_fields(self) -> dict[str, str | int]:
+        """The fields that every log line about the attempt carries."""
+        return context.log_fields(self.lease, self.run)
+
+
+#: How a handler ended: its output, or what it raised.
+Ending = payload_pb2.Payload | BaseException | None
+
+
+class Runner:
+    """Runs attempts and tells how they ended. Lives on one loop."""
+
+    def __init__(
+        self,
+        table: Mapping[str, handlers.Handler],
+        *,
+        loop: asyncio.AbstractEventLoop,
+        slots: int,
+        stop_seconds: float,
+        on_end: Callable[[Attempt, agents_pb2.Result | None], None],
+        on_free: Callable[[], None],
+        on_word: Callable[[Key, bool], None],
+    ) -> None:
+        """Takes three callbacks.
+
+        `on_end` is called once for each attempt, with None when nobody wants its result; `on_free`
+        once when its slot is free again, which may be later; `on_word` when a handler has
+        something to tell, True when it is to be sent at once.
+        """
+        self.running: dict[Key, Attempt] = {}
+        self._table = table
+        self._loop = loop
+        self._loop_thread = threading.get_ident()
+        self._threads = HandlerThreads()
+        self._deadlines = Deadlines(loop)
+        self._slots = slots
+        self._given_up = 0
+        self._stop_seconds = stop_seconds
+        self._on_end = on_end
+        self._on_free = on_free
+        self._on_word = on_word
+
+    def start(
+        self, key: Key, lease: agents_pb2.Lease, run: agents_pb2.RunContext
+    ) -> agents_pb2.Result | None:
+        """Begins an attempt. Gives its result when it ended at once; no callback comes then."""
+        handler = self._table.get(lease.kind)
+        if type(handler) is handlers.Inline:
+            return _fill(handler, lease)
+        attempt = Attempt(key, lease, run)
+        attempt.words = Words(partial(self._spoken, attempt))
+        attempt.stop_seconds = self._stop_seconds
+        if lease.HasField("attempt_timeout"):
+            seconds = lease.attempt_timeout.ToNanoseconds() / 1e9
+            timed_out = partial(self.stop, key, StopCause.TIMED_OUT)
+            attempt.deadline = self._deadlines.at(self._loop.time() + seconds, timed_out)
+        self.running[key] = attempt
+        match handler:
+            case handlers.Coroutine(function):
+                self._start_task(attempt, _call(function, attempt))
+            case handlers.Threaded(function):
+                self._start_thread(attempt, function)
+            case commands.Command():
+                attempt.stop_seconds += COMMAND_EXTRA_SECONDS
+                self._start_task(attempt, _execute(handler, attempt, self._stop_seconds))
+            case _:
+                self._ended(attempt, NonRetryable("KIND_UNKNOWN", f"no handler: {lease.kind}"))
+        return None
+
+    def stop(self, key: Key, cause: StopCause) -> None:
+        """Tells an attempt to stop. The first cause stands, but a lost lease overrides any."""
+        attempt = self.running.get(key)
+        if attempt is None:
+            return
+        if attempt.cause is not None:
+            if cause is StopCause.LOST:
+                attempt.cause = cause
+            return
+        log.info("attempt is stopped", cause=cause.value, **attempt.log_fields())
+        attempt.cause = cause
+        attempt.words.stop_asked = True
+        if attempt.deadline is not None:
+            attempt.deadline.cancel()
+        give_up_at = self._loop.time() + attempt.stop_seconds
+        attempt.deadline = self._deadlines.at(give_up_at, partial(self._give_up, attempt))
+        if attempt.task is not None:
+            attempt.task.cancel()
+
+    def stop_all(self, cause: StopCause) -> None:
+        """Tells all attempts to stop."""
+        for key in list(self.running):
+            self.stop(key, cause)
+
+    def close(self) -> None:
+        """Lets go of timers and idle threads. Attempts must have been stopped before."""
+        self._deadlines.close()
+        self._threads.close()
+
+    def _start_task(self, attempt: Attempt, work: Coroutine[Any, Any, Ending]) -> None:
+        attempt.task = self._loop.create_task(work)
+        attempt.task.add_done_callback(partial(self._task_done, attempt))
+
+    def _task_done(self, attempt: Attempt, task: asyncio.Task[Ending]) -> None:
+        # A task that is cancelled before its first step ends without an ending of its own.
+        self._ended(attempt, asyncio.CancelledError() if task.cancelled() else task.result())
+
+    def _start_thread(self, attempt: Attempt, function: Callable[[TaskContext, Any], Any]) -> None:
+        loop = self._loop
+
+        def work() -> None:
+            ending = contextvars.Context().run(_call_plain, function, attempt)
+            # Nobody listens any more when the loop is closed: the agent has left.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._ended, attempt, ending)
+
+        self._threads.submit(work)
+
+    def _spoken(self, attempt: Attempt, urgent: bool) -> None:
+        """Takes a word of a handler, from whatever thread."""
+        if threading.get_ident() == self._loop_thread:
+            self._on_word(attempt.key, urgent)
+        elif urgent or not attempt.word_waits:
+            attempt.word_waits = True
+            self._loop.call_soon_threadsafe(self._word_came, attempt, urgent)
+
+    def _word_came(self, attempt: Attempt, urgent: bool) -> None:
+        attempt.word_waits = False
+        self._on_word(attempt.key, urgent)
+
+    def _give_up(self, attempt: Attempt) -> None:
+        """Reports an attempt whose handler was told to stop and does not."""
+        log.error("handler does not stop, it is given up", **attempt.log_fields())
+        self._report(attempt, Stopped())
+        self._given_up += 1
+        if self._given_up <= self._slots:
+            self._on_free()
+
+    def _ended(self, attempt: Attempt, ending: Ending) -> None:
+        """Takes the end of a handler."""
+        if not attempt.reported:
+            self._report(attempt, ending)
+            self._on_free()
+            return
+        log.warning("handler that was given up has ended", **attempt.log_fields())
+        self._given_up -= 1
+        if self._given_up >= self._slots:
+            self._on_free()
+
+    def _report(self, attempt: Attempt, ending: Ending) -> None:
+        attempt.reported = True
+        del self.running[attempt.key]
+        if attempt.deadline is not None:
+            attempt.deadline.cancel()
+        self._on_end(attempt, _judge(attempt, ending))
+
+
+async def _call(function: Callable[[TaskContext, Any], Any], attempt: Attempt) -> Ending:
+    """Calls an async handler. Never raises: what it raises is an ending."""
+    try:
+        structlog.contextvars.bind_contextvars(**attempt.log_fields())
+        ctx = TaskContext(attempt.lease, attempt.run, attempt.words)
+        return _output(await function(ctx, _input(ctx)))
+    except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too
+        return error
+
+
+def _call_plain(function: Callable[[TaskContext, Any], Any], attempt: Attempt) -> Ending:
+    """Calls a plain handler. Never raises: what it raises is an ending."""
+    try:
+        structlog.contextvars.bind_contextvars(**attempt.log_fields())
+        ctx = TaskContext(attempt.lease, attempt.run, attempt.words)
+        ctx.raise_if_cancelled()
+        return _output(function(ctx, _input(ctx)))
+    except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too
+        return error
+
+
+async def _execute(command: commands.Command, attempt: Attempt, stop_seconds: float) -> Ending:
+    """Executes a command. Never raises: what went wrong is an ending."""
+    lease, run = attempt.lease, attempt.run
+    try:
+        stdin, variables = commands.stdin_bytes(lease, run), commands.variables_of(lease, run)
+        return await commands.execute(command, stdin, variables, stop_seconds=stop_seconds)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - its attempt fails
+        return error
+
+
+def _fill(handler: handlers.Inline, lease: agents_pb2.Lease) -> agents_pb2.Result:
+    """Runs a built-in handler to its end."""
+    result = agents_pb2.Result(lease=ref(lease))
+    try:
+        handler.fill(lease, result)
+    except Exception as error:  # noqa: BLE001 - its input may be anything
+        result.failure.CopyFrom(_failure(error))
+    return result
+
+
+def _input(ctx: TaskContext) -> Any:
+    try:
+        return ctx.input
+    except payloads.PayloadError as error:
+        raise NonRetryable("INPUT_INVALID", str(error)) from error
+
+
+def _output(value: Any) -> payload_pb2.Payload | None:
+    """Encodes what a handler returned; None means no output."""
+    if value is None:
+        return None
+    try:
+        return payloads.encode(value)
+    except payloads.PayloadError as error:
+        if asyncio.iscoroutine(value):
+            value.close()
+        raise NonRetryable("OUTPUT_INVALID", f"output: {error}") from error
+
+
+def ref(lease: agents_pb2.Lease) -> agents_pb2.LeaseRef:
+    """Names a lease, with its token."""
+    return agents_pb2.LeaseRef(
+        run_id=lease.run_id, task_key=lease.task_key, term=lease.term, token=lease.token
+    )
+
+
+def _judge(attempt: Attempt, ending: Ending) -> agents_pb2.Result | None:
+    """Turns the end of a handler into the result to report, None when nobody wants one."""
+    result = agents_pb2.Result(lease=ref(attempt.lease))
+    ended_well = not isinstance(ending, BaseException)
+    match attempt.cause:
+        case StopCause.LOST:
+            return None
+        case StopCause.TIMED_OUT:
+            seconds = attempt.lease.attempt_timeout.ToNanoseconds() / 1e9
+            result.failure.code = "TIMED_OUT"
+            result.failure.message = f"the attempt took longer than {seconds:g} s"
+            return result
+        case StopCause() if not ended_well:
+            # Told to stop, and did: with Stopped, a cancellation, or an error on its way out.
+            result.stopped.SetInParent()
+            return result
+    if isinstance(ending, BaseException):
+        result.failure.CopyFrom(_failure(ending))
+        _log_failure(attempt, ending, result.failure)
+        return result
+    result.success.SetInParent()
+    if ending is not None:
+        result.success.output.CopyFrom(ending)
+    return result
+
+
+def _failure(error: BaseException) -> runs_pb2.Failure:
+    """Says what a handler raised, in words that the contract takes."""
+    match error:
+        case NonRetryable():
+            code, message, final = error.code, error.message, True
+        case commands.CommandFailed():
+            code, message, final = error.code, error.message, error.non_retryable
+        case _:
+            code, message, final = type(error).__name__, _words_of(error), False
+    return runs_pb2.Failure(
+        code=context.text(code, CODE_CHARS_MAX),
+        message=context.text(message, FAILURE_CHARS_MAX),
+        non_retryable=final,
+    )
+
+
+def _words_of(error: BaseException) -> str:
+    """An exception's own words, or its representation; some exceptions cannot even do that."""
+    try:
+        return str(error) or repr(error)
+    except Exception:  # noqa: BLE001 - the handler's own __str__ may raise anything
+        return "an exception that cannot be printed"
+
+
+def _log_failure(attempt: Attempt, error: BaseException, failure: runs_pb2.Failure) -> None:
+    known = isinstance(error, NonRetryable | commands.CommandFailed)
+    log.warning(
+        "attempt failed",
+        code=failure.code,
+        reason=failure.message,
+        exc_info=None if known else error,
+        **attempt.log_fields(),
+    )
