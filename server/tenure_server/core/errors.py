@@ -1,0 +1,112 @@
+"""The refusals: what Tenure can say no with, as data.
+
+    Refusal
+    ├── CredentialMissing · CredentialInvalid      who calls is not known
+    ├── RoleMissing                                who calls may not do this
+    ├── TenantNotChosen · FieldsInvalid · GraphInvalid · MetadataInvalid · PageTokenInvalid
+    ├── NotFound                                   not there, or not the caller's: the same words
+    ├── AlreadyExists · RequestIdReused
+    ├── RunClosed · AgentReplaced
+    ├── QuotaExceeded
+    └── SeatElsewhere · StoreUnavailable · Stopping   worth another try
+
+A refusal holds names and numbers, never rich objects. ``rpc.status`` alone turns it into a gRPC
+status. Messages are lower case, without a final period; what varies also stands in ``facts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault
+    """The reason why an act does not happen; nothing was changed by it."""
+
+    def __init__(self, message: str, **facts: str) -> None:
+        super().__init__(message)
+        self.message = message
+        #: What varies in the message, for programs.
+        self.facts = facts
+
+
+class CredentialMissing(Refusal):
+    """no credential"""
+
+
+class CredentialInvalid(Refusal):
+    """The credential is unknown, expired or revoked; which of them is not told."""
+
+
+class RoleMissing(Refusal):
+    """None of the principal's roles may do this."""
+
+
+class TenantNotChosen(Refusal):
+    """The principal acts for several tenants and named none."""
+
+
+class FieldsInvalid(Refusal):
+    """Fields break their rules."""
+
+    def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
+        #: Pairs of field path and reason, such as ``("tasks[3].key", "is empty")``.
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{field}: {reason}" for field, reason in violations[:5]))
+
+
+class GraphInvalid(FieldsInvalid):
+    """The tasks do not form an acyclic graph."""
+
+
+class MetadataInvalid(Refusal):
+    """Metadata of the call cannot be read."""
+
+
+class PageTokenInvalid(Refusal):
+    """A page token that was not given to this caller for this list."""
+
+
+class NotFound(Refusal):
+    """No such thing in the caller's tenant. Another tenant's thing gets the very same words."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"no such {kind}: {name}", kind=kind, name=name)
+
+
+class AlreadyExists(Refusal):
+    """The id is taken."""
+
+
+class RequestIdReused(Refusal):
+    """The ``request_id`` was used for another content."""
+
+
+class RunClosed(Refusal):
+    """The run has ended."""
+
+
+class AgentReplaced(Refusal):
+    """Another process took over under the same agent name."""
+
+
+class QuotaExceeded(Refusal):
+    """A limit of the tenant is reached."""
+
+    def __init__(self, subject: str, limit: int, message: str) -> None:
+        super().__init__(message, subject=subject, limit=str(limit))
+        self.subject = subject
+
+
+class SeatElsewhere(Refusal):
+    """Another coordinator decides for the tenant."""
+
+    def __init__(self, tenant_id: str, holder: str) -> None:
+        super().__init__(f"another coordinator holds the seat of tenant {tenant_id}", holder=holder)
+
+
+class StoreUnavailable(Refusal):
+    """The store could not commit; nothing was changed."""
+
+
+class Stopping(Refusal):
+    """The coordinator is stopping."""

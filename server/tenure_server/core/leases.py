@@ -1,0 +1,110 @@
+"""Leases and who holds them.
+
+A slot in use *is* a live lease: limits are the sizes of the dictionaries that hold the leases,
+never counters that go up and down, so that none can leak.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tenure_server.core.definition import Payload, WorkflowTask
+from tenure_server.core.runs import LiveRun
+
+TOKEN_BYTES = 16
+
+#: Gives that many random bytes.
+Draw = Callable[[int], bytes]
+
+#: Names a lease among all: run id and task number.
+LeaseKey = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """The end of an attempt that worked."""
+
+    output: Payload | None = None
+
+
+class Stopped(enum.Enum):
+    """The end of an attempt that was stopped before it could end by itself."""
+
+    STOPPED = "stopped"
+
+
+STOPPED = Stopped.STOPPED
+
+
+class Lease:
+    """The right of one agent to execute one attempt of a task."""
+
+    __slots__ = (
+        "accepted",
+        "agent",
+        "attempt",
+        "cancelling",
+        "checkpoint",
+        "deadline_us",
+        "index",
+        "key",
+        "run",
+        "task",
+        "term",
+        "token",
+        "until_us",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        run: LiveRun,
+        index: int,
+        agent: AgentSlots,
+        *,
+        term: int,
+        attempt: int,
+        token: bytes,
+        until_us: int,
+        accepted: bool,
+        checkpoint: Payload | None = None,
+        upstream: dict[str, Payload] | None = None,
+    ) -> None:
+        self.run = run
+        self.index = index
+        self.key: LeaseKey = (run.run_id, index)
+        self.task: WorkflowTask = run.definition.tasks[index]
+        self.agent = agent
+        self.term = term
+        self.attempt = attempt
+        #: The secret; empty when the lease was read back from the store, which has only its hash.
+        self.token = token
+        self.until_us = until_us
+        #: When the attempt must be over, or None.
+        self.deadline_us: int | None = None
+        self.accepted = accepted
+        #: Why the attempt is to be stopped. Empty: it is not.
+        self.cancelling = ""
+        self.checkpoint = checkpoint
+        self.upstream = upstream or {}
+
+
+@dataclass(slots=True, eq=False)
+class AgentSlots:
+    """What an agent can take and what it holds, over all tenants that it serves."""
+
+    name: str
+    #: Id of the key it calls with; its leases are bound to it.
+    holder: str
+    kinds: frozenset[str] = frozenset()
+    slots: int = 0
+    #: How many leases may be sent to it now.
+    credits: int = 0
+    leases: dict[LeaseKey, Lease] = field(default_factory=dict)
+
+    @property
+    def free(self) -> int:
+        """How many leases it can be granted now."""
+        return min(self.credits, self.slots - len(self.leases))

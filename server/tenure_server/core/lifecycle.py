@@ -1,0 +1,180 @@
+"""The states of tasks and runs, their transitions, and what becomes of a failed attempt.
+
+A task::
+
+    WAITING ──ready──▶ READY ──lease──▶ LEASED ──succeed──▶ SUCCEEDED
+       │                ▲ │              │ │ │
+       │                │ │    ◀─return──┘ │ └──fail──▶ FAILED
+       │                │ └─succeed, fail─▶│  (a late result under the last term still counts)
+       │             due│                  │
+       │                └── RETRYING ◀──retry
+       └─doom──▶ UPSTREAM_FAILED
+    WAITING, READY, RETRYING, LEASED ──cancel──▶ CANCELLED
+
+A run::
+
+    RUNNING ──succeed──▶ SUCCEEDED
+       │ └────fail─────▶ FAILED
+       ├──cancel──▶ CANCELLING ──end──▶ CANCELLED
+       └────────cancel with no live lease──▶ CANCELLED
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from tenure_server.core.definition import RetryPolicy
+
+#: How many leases of one task may be lost without its fault before it counts as failed.
+LOST_LEASES_MAX = 10
+
+
+class TaskState(enum.IntEnum):
+    """Where a task stands. Numbers as in the contract and in the tables."""
+
+    WAITING = 1
+    READY = 2
+    LEASED = 3
+    RETRYING = 4
+    SUCCEEDED = 5
+    FAILED = 6
+    UPSTREAM_FAILED = 7
+    CANCELLED = 8
+
+
+class RunState(enum.IntEnum):
+    """Where a run stands. Numbers as in the contract and in the tables."""
+
+    RUNNING = 1
+    CANCELLING = 2
+    SUCCEEDED = 3
+    FAILED = 4
+    CANCELLED = 5
+
+
+class EventKind(enum.IntEnum):
+    """What can happen in a run. Numbers as in the contract and in the log."""
+
+    RUN_STARTED = 1
+    RUN_CANCELLING = 2
+    RUN_SUCCEEDED = 3
+    RUN_FAILED = 4
+    RUN_CANCELLED = 5
+    TASK_LEASED = 6
+    TASK_SUCCEEDED = 7
+    TASK_RETRYING = 8
+    TASK_FAILED = 9
+    TASK_UPSTREAM_FAILED = 10
+    TASK_CANCELLED = 11
+    TASK_LEASE_LOST = 12
+    TASK_LEASE_RETURNED = 13
+    TASK_CHECKPOINTED = 14
+
+
+#: Events that concern the run as a whole.
+RUN_EVENTS = frozenset(kind for kind in EventKind if kind <= EventKind.RUN_CANCELLED)
+
+#: States that a task never leaves.
+TASK_ENDED = frozenset(
+    {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.UPSTREAM_FAILED, TaskState.CANCELLED}
+)
+#: States that a run never leaves.
+RUN_ENDED = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
+
+TASK_TRANSITIONS: frozenset[tuple[TaskState, TaskState]] = frozenset(
+    {
+        (TaskState.WAITING, TaskState.READY),
+        (TaskState.WAITING, TaskState.UPSTREAM_FAILED),
+        (TaskState.READY, TaskState.LEASED),
+        (TaskState.READY, TaskState.SUCCEEDED),
+        (TaskState.READY, TaskState.FAILED),
+        (TaskState.READY, TaskState.RETRYING),
+        (TaskState.LEASED, TaskState.READY),
+        (TaskState.LEASED, TaskState.SUCCEEDED),
+        (TaskState.LEASED, TaskState.FAILED),
+        (TaskState.LEASED, TaskState.RETRYING),
+        (TaskState.RETRYING, TaskState.READY),
+        (TaskState.WAITING, TaskState.CANCELLED),
+        (TaskState.READY, TaskState.CANCELLED),
+        (TaskState.LEASED, TaskState.CANCELLED),
+        (TaskState.RETRYING, TaskState.CANCELLED),
+    }
+)
+
+RUN_TRANSITIONS: frozenset[tuple[RunState, RunState]] = frozenset(
+    {
+        (RunState.RUNNING, RunState.SUCCEEDED),
+        (RunState.RUNNING, RunState.FAILED),
+        (RunState.RUNNING, RunState.CANCELLING),
+        (RunState.RUNNING, RunState.CANCELLED),
+        (RunState.CANCELLING, RunState.CANCELLED),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed: a stable code, a sentence, and whether another attempt makes sense."""
+
+    code: str
+    message: str = ""
+    non_retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The decision to make another attempt at a time."""
+
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The decision that the task has failed for good."""
+
+    reason: str
+
+
+def after_failure(
+    policy: RetryPolicy, *, attempt: int, failure: Failure, now_us: int, random: float
+) -> Retry | Fail:
+    """Decides what becomes of a failed attempt.
+
+    `attempt` counts from 1; `random` lies in [0, 1) and shortens the wait by up to `policy.jitter`
+    of it.
+    """
+    if failure.non_retryable:
+        return Fail("the failure is not retryable")
+    if failure.code in policy.non_retryable_codes:
+        return Fail(f"the policy does not retry {failure.code}")
+    if attempt >= policy.max_attempts:
+        return Fail(f"attempt {attempt} of {policy.max_attempts} failed")
+    return Retry(now_us + retry_delay_us(policy, attempt=attempt, random=random))
+
+
+def retry_delay_us(policy: RetryPolicy, *, attempt: int, random: float) -> int:
+    """The wait after attempt number `attempt`, in microseconds."""
+    # The exponent is bounded so that a hundredth attempt cannot overflow the float.
+    growth = policy.multiplier ** min(attempt - 1, 64)
+    wait = min(policy.initial_delay_us * growth, policy.max_delay_us)
+    return int(wait * (1 - policy.jitter * random))
+
+
+class Verdict(enum.IntEnum):
+    """What became of a result. Numbers as in the contract."""
+
+    APPLIED = 1
+    ALREADY_APPLIED = 2
+    SUPERSEDED = 3
+    RUN_CLOSED = 4
+    UNKNOWN = 5
+    OUTPUT_REFUSED = 6
+
+
+class Standing(enum.IntEnum):
+    """Whether a lease holds. Numbers as in the contract."""
+
+    HELD = 1
+    CANCELLING = 2
+    LOST = 3

@@ -1,0 +1,230 @@
+"""Values that the store gives back: tenants, keys, workflows, runs, tasks and events."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from tenure_server.core.definition import Payload
+from tenure_server.core.lifecycle import EventKind, Failure, RunState, TaskState
+
+
+class Role(enum.IntEnum):
+    """What a principal may do. Numbers as in the contract."""
+
+    VIEWER = 1
+    SUBMITTER = 2
+    AGENT = 3
+    TENANT_ADMIN = 4
+    OPERATOR = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """A tenant and its limits."""
+
+    tenant_id: str
+    display_name: str
+    max_leases: int
+    weight: int
+    create_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A principal: an API key without its secret. Its tenants are sorted; none for an operator."""
+
+    api_key_id: str
+    name: str
+    #: SHA-256 of the secret.
+    secret_hash: bytes
+    roles: frozenset[Role]
+    tenant_ids: tuple[str, ...]
+    create_us: int
+    expire_us: int | None = None
+    revoke_us: int | None = None
+
+    def valid_at(self, now_us: int) -> bool:
+        """Whether the key works at this time."""
+        return self.revoke_us is None and (self.expire_us is None or now_us < self.expire_us)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workflow:
+    """One registered version of a workflow. `canonical` is empty where it was not asked for."""
+
+    tenant_id: str
+    name: str
+    version: int
+    digest: str
+    task_count: int
+    dependency_count: int
+    create_us: int
+    created_by: str
+    canonical: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as the tables have it."""
+
+    tenant_id: str
+    run_id: str
+    workflow: str
+    workflow_version: int
+    workflow_digest: str
+    state: RunState
+    priority: int
+    labels: dict[str, str]
+    input: Payload | None
+    correlation_id: str
+    started_by: str
+    reason: str
+    task_count: int
+    succeeded: int
+    failed: int
+    upstream_failed: int
+    cancelled: int
+    create_us: int
+    start_us: int | None
+    end_us: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task that has a row; see `journal.TASK_COLUMNS`."""
+
+    run_id: str
+    task_index: int
+    task_key: str
+    state: TaskState
+    attempt: int
+    term: int
+    lost: int
+    agent: str
+    holder: str
+    token_hash: bytes | None
+    lease_us: int | None
+    end_us: int | None
+    retry_us: int | None
+    result_hash: bytes | None
+    failure: Failure | None
+    output: Payload | None
+    checkpoint: Payload | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event of a run's log."""
+
+    run_id: str
+    sequence: int
+    at_us: int
+    kind: EventKind
+    task_key: str
+    attempt: int
+    term: int
+    agent: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """A coordinator's lease on a tenant: who decides for it, under which term, until when."""
+
+    tenant_id: str
+    #: A name of the coordinator process, unique among all there ever were.
+    holder: str
+    #: Where the holder is reached, such as ``10.0.0.7:7233``.
+    address: str
+    term: int
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was answered to a mutation under a request id."""
+
+    method: str
+    #: SHA-256 over the request without its id.
+    digest: bytes
+    #: The serialised response.
+    response: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where an act comes from: its tenant, the key that asked, and the id of its causal chain."""
+
+    tenant_id: str
+    api_key_id: str
+    correlation_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What makes a mutation safe to repeat: its id, its method, and the digest of what it asked."""
+
+    request_id: str
+    method: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRun:
+    """One run to start. Version 0 is the newest."""
+
+    workflow: str
+    version: int = 0
+    input: Payload | None = None
+    priority: int = 0
+    labels: dict[str, str]
+    request: Request | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedRun:
+    """A run that was started, now or under the same request id before."""
+
+    run_id: str
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Tasks of a run by state; they add up to `total`."""
+
+    total: int
+    waiting: int
+    ready: int
+    leased: int
+    retrying: int
+    succeeded: int
+    failed: int
+    upstream_failed: int
+    cancelled: int
+
+
+class AgentPresence(enum.IntEnum):
+    """Whether an agent is on the line. Numbers as in the contract."""
+
+    CONNECTED = 1
+    DRAINING = 2
+    DISCONNECTED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """An agent as one of its tenants sees it; `leases` counts those of that tenant."""
+
+    agent_id: str
+    name: str
+    kinds: tuple[str, ...]
+    slots: int
+    leases: int
+    labels: dict[str, str]
+    presence: AgentPresence
+    connect_us: int
+    seen_us: int

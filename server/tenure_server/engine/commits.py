@@ -1,0 +1,157 @@
+"""Group commit: one writer thread, one transaction at a time, everything that is due in it.
+
+The loop applies commands in memory and asks for a flush. A flush seals the journal and hands it to
+the writer; what arrives meanwhile waits for the next one. Effects (answers, leases to send, events
+to show) run on the loop after the commit. There is no linger: an idle system commits at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import structlog
+
+from tenure_server.core.journal import Changes
+from tenure_server.store.acts import Acts
+from tenure_server.store.writer import Writer
+
+T = TypeVar("T")
+Effect = Callable[[], None]
+#: Told to one who waits when nothing of what he waits for was kept.
+Abandon = Callable[[BaseException], None]
+
+log = structlog.get_logger()
+
+
+class Batch:
+    """What is committed together, and what follows from it."""
+
+    __slots__ = ("abandons", "changes", "effects")
+
+    def __init__(self, changes: Changes, effects: list[Effect], abandons: list[Abandon]) -> None:
+        self.changes = changes
+        self.effects = effects
+        self.abandons = abandons
+
+
+class Commits:
+    """The loop's side and the thread's side of the writer."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        *,
+        seal: Callable[[], Batch],
+        committed: Callable[[Batch], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._writer = writer
+        self._seal = seal
+        self._committed = committed
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._asked = False
+        self._committing: Batch | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        #: How many transactions were committed, for benchmarks and metrics.
+        self.count = 0
+        self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
+        self._thread.start()
+
+    def ask(self) -> None:
+        """Wants a flush as soon as the loop has heard everything of this turn."""
+        if not self._asked:
+            self._asked = True
+            self._idle.clear()
+            if self._committing is None:
+                self._loop.call_soon(self._flush)
+
+    async def settled(self) -> None:
+        """Waits until nothing is asked for and nothing is being committed."""
+        await self._idle.wait()
+
+    async def on_writer(self, work: Callable[[], T]) -> T:
+        """Runs work on the writer's thread, after what was handed to it before."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+                self._loop.call_soon_threadsafe(_fail, future, error)
+            else:
+                self._loop.call_soon_threadsafe(_resolve, future, result)
+
+        self._work.put(run)
+        return await asyncio.shield(future)
+
+    async def act(self, seats: Mapping[str, int], work: Callable[[Acts], T]) -> T:
+        """Runs a cold-path mutation in a transaction of its own."""
+        return await self.on_writer(lambda: self._writer.act(seats, work))
+
+    async def close(self) -> None:
+        """Waits for what is under way and ends the thread."""
+        await self.settled()
+        self._work.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _flush(self) -> None:
+        self._asked = False
+        batch = self._seal()
+        if not batch.changes:
+            self._run_effects(batch)
+            self._rest()
+            return
+        self._committing = batch
+        self._work.put(lambda: self._commit(batch))
+
+    def _commit(self, batch: Batch) -> None:
+        try:
+            self._writer.commit(batch.changes)
+        except BaseException as error:  # noqa: BLE001 - every failure ends in a reload
+            self._loop.call_soon_threadsafe(self._done, batch, error)
+        else:
+            self._loop.call_soon_threadsafe(self._done, batch, None)
+
+    def _done(self, batch: Batch, error: BaseException | None) -> None:
+        self._committing = None
+        if error is not None:
+            for abandon in batch.abandons:
+                abandon(error)
+            self._failed(error)
+            self._rest()
+            return
+        self.count += 1
+        self._run_effects(batch)
+        self._committed(batch)
+        if self._asked:
+            self._flush()
+        self._rest()
+
+    def _run_effects(self, batch: Batch) -> None:
+        for effect in batch.effects:
+            effect()
+
+    def _rest(self) -> None:
+        if not self._asked and self._committing is None:
+            self._idle.set()
+
+    def _write(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+
+def _resolve(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

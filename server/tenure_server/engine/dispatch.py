@@ -1,0 +1,174 @@
+"""Who is on the line, and which ready task goes to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from tenure_server.core import errors, fairness, records
+from tenure_server.core.desk import Desk
+from tenure_server.core.leases import AgentSlots
+from tenure_server.core.lifecycle import Standing
+from tenure_server.engine.sessions import AgentSession
+
+#: Id of the key and name of the agent.
+AgentKey = tuple[str, str]
+
+
+class Dispatch:
+    """The agents on the line and those whose leases outlived their streams."""
+
+    def __init__(self) -> None:
+        self._agents: dict[AgentKey, AgentSlots] = {}
+        self._sessions: dict[AgentKey, AgentSession] = {}
+        #: Waiting unary calls; they have slots of their own.
+        self._calls: set[AgentSession] = set()
+        self._left: dict[AgentKey, AgentSession] = {}
+        self._turn = 0
+
+    # -- who is there -----------------------------------------------------------------------------
+
+    def slots_of(self, holder: str, name: str) -> AgentSlots:
+        """The slots of an agent, known or not."""
+        agent = self._agents.get((holder, name))
+        if agent is None:
+            agent = self._agents[holder, name] = AgentSlots(name, holder)
+        return agent
+
+    def known_session(self, holder: str, name: str) -> AgentSession | None:
+        """The session of an agent, or the last one it had."""
+        key = (holder, name)
+        return self._sessions.get(key) or self._left.get(key)
+
+    def join(self, session: AgentSession) -> None:
+        """Takes an agent on the line. An older stream under its name ends."""
+        key = (session.agent.holder, session.agent.name)
+        older = self._sessions.get(key)
+        self._sessions[key] = session
+        self._left.pop(key, None)
+        agent = session.agent
+        agent.kinds = session.hello.kinds
+        agent.slots = session.hello.slots
+        agent.credits = 0
+        if older is None:
+            return
+        refusal = None
+        if older.hello.instance != session.hello.instance:
+            name = agent.name
+            refusal = errors.AgentReplaced(f"another process took over as agent {name}", agent=name)
+        older.end(refusal)
+
+    def call(self, session: AgentSession) -> None:
+        """Takes a unary call that waits for leases."""
+        self._calls.add(session)
+
+    def leave(self, session: AgentSession) -> None:
+        """Notes that a session is over."""
+        self._calls.discard(session)
+        key = (session.agent.holder, session.agent.name)
+        if self._sessions.get(key) is session:
+            session.agent.credits = 0
+            self._left[key] = self._sessions.pop(key)
+
+    def forget_left(self, before_us: int) -> None:
+        """Forgets agents that left long ago and hold nothing."""
+        for key, session in list(self._left.items()):
+            if session.seen_us < before_us and not session.agent.leases:
+                del self._left[key]
+        for key, agent in list(self._agents.items()):
+            if key not in self._sessions and key not in self._left and not agent.leases:
+                del self._agents[key]
+
+    def sessions(self) -> list[AgentSession]:
+        """Everybody on the line, unary calls included."""
+        return [*self._sessions.values(), *self._calls]
+
+    def forget_leases(self) -> None:
+        """Memory was thrown away: no agent holds anything until it is read back."""
+        self._agents.clear()
+
+    def list(self, tenant_id: str) -> list[records.Agent]:
+        """The agents of a tenant by name."""
+        agents = []
+        for known, on_line in ((self._sessions, True), (self._left, False)):
+            for session in known.values():
+                if tenant_id in session.tenant_ids:
+                    agents.append(_record(session, tenant_id, on_line=on_line))
+        return sorted(agents, key=lambda agent: (agent.name, agent.agent_id))
+
+    # -- who gets what ----------------------------------------------------------------------------
+
+    def grant(self, desks: Mapping[str, Desk], now_us: int) -> Iterable[AgentSession]:
+        """Grants what can be granted now, and gives the sessions that have new leases pending."""
+        ready = sum(desk.ready.size for desk in desks.values())
+        if not ready:
+            return ()
+        hungry = [session for session in self.sessions() if session.agent.free > 0]
+        if not hungry:
+            return ()
+        # The turn moves on, so that no agent is always asked first.
+        self._turn += 1
+        start = self._turn % len(hungry)
+        hungry = hungry[start:] + hungry[:start]
+        fed: dict[AgentSession, None] = {}
+        while hungry:
+            # Work is spread over the agents rather than heaped onto the first.
+            share = max(1, ready // len(hungry))
+            still = []
+            for session in hungry:
+                serving = _serving(session.tenant_ids, desks)
+                leases = fairness.grant(serving, session.agent, now_us, at_most=share)
+                if leases:
+                    session.pending.leases += leases
+                    fed[session] = None
+                    ready -= len(leases)
+                    if session.agent.free > 0:
+                        still.append(session)
+            hungry = still if ready > 0 else []
+        return fed
+
+    def tell(self, desk: Desk) -> Iterable[AgentSession]:
+        """Passes on what a desk wants its agents to know, and gives the sessions concerned."""
+        told: dict[AgentSession, None] = {}
+        for lease, _ in desk.ended:
+            session = self._sessions.get((lease.agent.holder, lease.agent.name))
+            if session is not None:
+                standing = (lease.run.run_id, lease.task.key, lease.term, Standing.LOST)
+                session.pending.standings.append((*standing, lease.until_us))
+                told[session] = None
+        for lease in desk.cancelling:
+            session = self._sessions.get((lease.agent.holder, lease.agent.name))
+            if session is not None:
+                named = (lease.run.run_id, lease.task.key, lease.term, lease.cancelling)
+                session.pending.cancellations.append(named)
+                told[session] = None
+        desk.ended.clear()
+        desk.cancelling.clear()
+        return told
+
+
+def _serving(tenant_ids: Sequence[str], desks: Mapping[str, Desk]) -> list[Desk]:
+    if len(tenant_ids) == 1:
+        desk = desks.get(tenant_ids[0])
+        return [desk] if desk is not None and desk.ready.size else []
+    found = (desks.get(tenant_id) for tenant_id in tenant_ids)
+    return [desk for desk in found if desk is not None and desk.ready.size]
+
+
+def _record(session: AgentSession, tenant_id: str, *, on_line: bool) -> records.Agent:
+    presence = records.AgentPresence.DISCONNECTED
+    if on_line:
+        presence = (
+            records.AgentPresence.DRAINING if session.draining else records.AgentPresence.CONNECTED
+        )
+    leases = session.agent.leases.values()
+    return records.Agent(
+        agent_id=session.agent_id,
+        name=session.agent.name,
+        kinds=tuple(sorted(session.hello.kinds)),
+        slots=session.hello.slots,
+        leases=sum(lease.run.tenant_id == tenant_id for lease in leases),
+        labels=session.hello.labels,
+        presence=presence,
+        connect_us=session.connect_us,
+        seen_us=session.seen_us,
+    )

@@ -1,0 +1,446 @@
+"""The engine: the one face of everything that is decided, for `rpc` to talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from tenure_server.core import errors, ids, records
+from tenure_server.core.definition import WorkflowDefinition
+from tenure_server.core.leases import AgentSlots, Lease
+from tenure_server.core.lifecycle import RunState, Verdict
+from tenure_server.engine import judge, starting
+from tenure_server.engine.answers import Answers
+from tenure_server.engine.floor import Floor
+from tenure_server.engine.registry import KnownWorkflow, Registry
+from tenure_server.engine.sessions import (
+    AgentSession,
+    Hello,
+    LeaseStanding,
+    Outcome,
+    Renewal,
+    Report,
+)
+from tenure_server.engine.settings import Clock, Settings
+from tenure_server.engine.watch import follow
+from tenure_server.store.acts import Acts
+from tenure_server.store.database import Store
+from tenure_server.store.reads import Reads, TenantReads
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Engine:
+    """Everything runs on the event loop; async methods answer after the commit."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self._registry = Registry()
+        self._store = store
+        self._clock = clock
+        self._answers = Answers(lambda keys: self.read(lambda: Reads(store).answers(keys)))
+        self._readers = ThreadPoolExecutor(2, "reader")
+        self._floor = Floor(
+            store,
+            settings,
+            clock,
+            judge=self._judge_and_tell,
+            forget_tenant=self._registry.forget_tenant,
+        )
+
+    async def start(self) -> None:
+        """Takes the free seats and reads their open work back."""
+        await self._floor.start()
+
+    async def stop(self) -> None:
+        """Tells the agents, lets what is under way commit, and gives the seats back."""
+        await self._floor.stop()
+        self._readers.shutdown()
+
+    @property
+    def serving(self) -> bool:
+        """Whether commits are possible."""
+        return self._floor.serving
+
+    @property
+    def commit_count(self) -> int:
+        """How many transactions the hot path has committed."""
+        return self._floor.commits.count
+
+    def on_serving(self, callback: Callable[[bool], None]) -> None:
+        """Wants to be told when commits begin or cease to be possible."""
+        self._floor.on_serving(callback)
+
+    def now_us(self) -> int:
+        """The time, in microseconds since the Unix epoch."""
+        return self._clock.now_us()
+
+    def check_seat(self, tenant_id: str) -> None:
+        """Raises unless this coordinator decides for the tenant now."""
+        self._floor.check_seat(tenant_id)
+
+    # -- keys and cold changes
+    # ----------------------------------------------------------------------
+
+    async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs work on a read-only connection in a reader thread."""
+
+        def run() -> T:
+            with self._store.reading():
+                return work(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    async def principal(self, secret_hash: bytes) -> records.ApiKey | None:
+        """The key with this hash, valid or not, or None. At most `key_us` old."""
+        known = self._registry.keys.get(secret_hash)
+        now_us = self.now_us()
+        if known is not None and now_us - known.read_us < self.settings.key_us:
+            return known.key
+        key = await self.read(lambda: Reads(self._store).api_key_by_hash(secret_hash))
+        self._registry.learn_key(secret_hash, key, now_us)
+        return key
+
+    def still_valid(self, api_key_id: str) -> bool:
+        """Whether a key that was valid once still is, as far as is known here."""
+        key = self._registry.keys_by_id.get(api_key_id)
+        return key is not None and key.valid_at(self.now_us())
+
+    async def mutate(
+        self,
+        *,
+        tenants: Sequence[str],
+        remember_under: str,
+        request: records.Request | None,
+        work: Callable[[Acts], bytes],
+    ) -> bytes:
+        """Does a cold-path mutation once: the same request id gets the same bytes.
+
+        Raises SeatElsewhere, RequestIdReused, StoreUnavailable, and whatever refusal `work` raises.
+        """
+        seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
+        async with self._answers.claim(remember_under, [request]) as found:
+            if request is None or not request.request_id:
+                return await self._floor.act(seats, work)
+            if request.request_id in found:
+                return found[request.request_id].response
+            asked, now_us = request, self.now_us()
+
+            def work_and_remember(acts: Acts) -> bytes:
+                response = work(acts)
+                acts.remember(remember_under, asked.request_id, _answer(asked, response), now_us)
+                return response
+
+            response = await self._floor.act(seats, work_and_remember)
+            self._answers.learn(remember_under, asked.request_id, _answer(asked, response))
+            return response
+
+    async def after_revoke(self, key: records.ApiKey) -> None:
+        """Forgets a key that was revoked, and ends its streams."""
+        self._registry.forget_key(key)
+        for session in self._floor.dispatch.sessions():
+            if session.key.api_key_id == key.api_key_id:
+                session.end(errors.CredentialInvalid("the key was revoked"))
+
+    async def after_tenant_change(self, tenant_id: str) -> None:
+        """Lets a new tenant or new limits take effect."""
+        tenant = await self.read(lambda: Reads(self._store).tenant(tenant_id))
+        desk = self._floor.desks.get(tenant_id)
+        if desk is not None and tenant is not None:
+            desk.tenant = tenant
+            self._floor.stir(desk)
+        elif tenant is not None:
+            await self._floor.take_seats()
+
+    # -- workflows
+    # ----------------------------------------------------------------------------------
+
+    async def known_workflow(self, tenant_id: str, name: str, version: int) -> KnownWorkflow:
+        """A registered version, the newest for 0. Raises NotFound."""
+        registry = self._registry
+        number = version or registry.newest.get((tenant_id, name), 0)
+        known = registry.workflows.get((tenant_id, name, number)) if number else None
+        if known is not None:
+            return known
+        known = await self.read(lambda: self._read_workflow(tenant_id, name, version))
+        if known is None:
+            raise errors.NotFound("workflow", f"{name} version {version}" if version else name)
+        registry.learn_workflow(known)
+        if not version and tenant_id in self._floor.desks:
+            registry.newest[tenant_id, name] = known.record.version
+        return known
+
+    async def workflow_by_digest(self, tenant_id: str, digest: str) -> KnownWorkflow:
+        """A registered version by its digest. Raises NotFound."""
+        known = self._registry.digests.get((tenant_id, digest))
+        if known is not None:
+            return known
+
+        def read() -> KnownWorkflow | None:
+            record = TenantReads(self._store, tenant_id).workflow_by_digest(digest)
+            return None if record is None else KnownWorkflow.of(record)
+
+        known = await self.read(read)
+        if known is None:
+            raise errors.NotFound("workflow", digest)
+        self._registry.learn_workflow(known)
+        return known
+
+    async def register_workflow(
+        self,
+        origin: records.Origin,
+        definition: WorkflowDefinition,
+        request: records.Request | None,
+    ) -> tuple[records.Workflow, bool]:
+        """Registers a definition; the same content again is the same version.
+
+        Raises FieldsInvalid, GraphInvalid, RequestIdReused, SeatElsewhere.
+        """
+        tenant_id = origin.tenant_id
+        graph = await asyncio.to_thread(definition.check)
+        canonical = await asyncio.to_thread(definition.canonical)
+        work = starting.registration(origin, definition, graph, canonical, self.now_us())
+        answer = await self.mutate(
+            tenants=[tenant_id], remember_under=tenant_id, request=request, work=work
+        )
+        version, created = starting.parse_registration(answer)
+        self._registry.newest.pop((tenant_id, definition.name), None)
+        known = await self.known_workflow(tenant_id, definition.name, version)
+        return known.record, created
+
+    # -- runs
+    # ---------------------------------------------------------------------------------------
+
+    async def start_runs(
+        self, origin: records.Origin, starts: Sequence[records.StartRun]
+    ) -> list[records.StartedRun]:
+        """Starts runs, all or none, and answers after the commit.
+
+        Raises NotFound, FieldsInvalid, QuotaExceeded, RequestIdReused, SeatElsewhere,
+        StoreUnavailable.
+        """
+        starting.check_payloads(starts)
+        tenant_id = origin.tenant_id
+        workflows = [
+            await self.known_workflow(tenant_id, start.workflow, start.version) for start in starts
+        ]
+        async with self._answers.claim(tenant_id, [start.request for start in starts]) as found:
+            desk = self._floor.desk(tenant_id)
+            starting.check_quota(desk, workflows, self.settings)
+            plan = starting.Plan(origin, found, self.now_us(), os.urandom)
+            started = [
+                plan.add(start, known) for start, known in zip(starts, workflows, strict=True)
+            ]
+            if not plan.new:
+                return started
+            for run in plan.runs(desk):
+                desk.open_run(run, plan.now_us)
+            for row in plan.request_rows:
+                self._floor.journal.request(row)
+            self._floor.stir(desk)
+            await self._floor.flushed()
+            for request_id, answer in plan.answers.items():
+                self._answers.learn(tenant_id, request_id, answer)
+            return started
+
+    async def cancel_run(
+        self,
+        origin: records.Origin,
+        run_id: str,
+        reason: str,
+        request: records.Request | None,
+    ) -> RunState:
+        """Cancels a run and answers after the commit. Cancelling twice is the same as once.
+
+        Raises NotFound, RunClosed, RequestIdReused, SeatElsewhere, StoreUnavailable.
+        """
+        tenant_id = origin.tenant_id
+        async with self._answers.claim(tenant_id, [request]) as found:
+            if request is not None and request.request_id in found:
+                return RunState(int(found[request.request_id].response))
+            desk = self._floor.desk(tenant_id)
+            run = desk.runs.get(run_id)
+            if run is None:
+                return await self._state_of_ended(tenant_id, run_id)
+            desk.cancel_run(run, reason, self.now_us())
+            state = run.state
+            answer = None
+            if request is not None and request.request_id:
+                answer = _answer(request, str(int(state)).encode())
+                row = (tenant_id, request.request_id, request.method, request.digest)
+                self._floor.journal.request((*row, answer.response, self.now_us()))
+            self._floor.stir(desk)
+            await self._floor.flushed()
+            if request is not None and answer is not None:
+                self._answers.learn(tenant_id, request.request_id, answer)
+            return state
+
+    def counts(self, tenant_id: str, run_id: str) -> records.Counts | None:
+        """How many tasks of an open run are in each state, or None when it is not open here."""
+        desk = self._floor.desks.get(tenant_id)
+        run = None if desk is None else desk.runs.get(run_id)
+        return None if run is None else run.counts()
+
+    def watch(
+        self, tenant_id: str, run_id: str, after_sequence: int, run_events_only: bool
+    ) -> AsyncIterator[Sequence[records.Event]]:
+        """Yields what happens in a run after a sequence number, until the run's last event.
+
+        Raises NotFound at the first step, Stopping when the coordinator stops.
+        """
+        return follow(
+            self._floor.watchers,
+            TenantReads(self._store, tenant_id),
+            self.read,
+            tenant_id,
+            run_id,
+            after_sequence=after_sequence,
+            run_events_only=run_events_only,
+            decided_here=lambda: tenant_id in self._floor.desks,
+        )
+
+    # -- the agents' protocol
+    # -------------------------------------------------------------------------
+
+    def agents(self, tenant_id: str) -> list[records.Agent]:
+        """The agents of a tenant, by name."""
+        return self._floor.dispatch.list(tenant_id)
+
+    def open_session(
+        self, key: records.ApiKey, tenant_ids: Sequence[str], hello: Hello
+    ) -> AgentSession:
+        """Takes an agent on the line. Raises SeatElsewhere, Stopping, StoreUnavailable."""
+        for tenant_id in tenant_ids:
+            self._floor.check_seat(tenant_id)
+        dispatch = self._floor.dispatch
+        agent = dispatch.slots_of(key.api_key_id, hello.agent)
+        known = dispatch.known_session(key.api_key_id, hello.agent)
+        random = os.urandom(ids.RANDOM_BYTES)
+        agent_id = known.agent_id if known else ids.new_id(tenant_ids[0], self.now_us(), random)
+        session = AgentSession(self._floor, key, tenant_ids, hello, agent, agent_id)
+        dispatch.join(session)
+        for ref in hello.held:
+            session.renew(Renewal(ref))
+        return session
+
+    async def lease_tasks(
+        self,
+        key: records.ApiKey,
+        tenant_ids: Sequence[str],
+        *,
+        agent: str,
+        kinds: frozenset[str],
+        max_leases: int,
+        wait_us: int,
+    ) -> list[Lease]:
+        """Grants leases without a stream; they count as accepted. Waits for the first one."""
+        session = self._voice(key, tenant_ids, agent=agent, kinds=kinds, slots=max_leases)
+        self._floor.dispatch.call(session)
+        session.add_credits(max_leases)
+        try:
+            outbound = None
+            if wait_us:
+                outbound = await session.outbound_within(wait_us / 1e6)
+            else:
+                await self._floor.flushed()
+            # A lease may have been granted in the very moment the wait was over.
+            session.drain()
+            await self._floor.flushed()
+            session.close()
+            outbound = outbound or await session.outbound()
+            if session.ended is not None:
+                raise session.ended
+            leases = [] if outbound is None else outbound.leases
+            for lease in leases:
+                self._floor.desk(lease.run.tenant_id).accept(lease)
+            return leases
+        finally:
+            session.close()
+
+    async def renew_leases(
+        self, key: records.ApiKey, tenant_ids: Sequence[str], renewals: Sequence[Renewal]
+    ) -> list[LeaseStanding]:
+        """Renews leases and says how each stands, after the commit of their checkpoints."""
+        session = self._voice(key, tenant_ids)
+        standings = [session.standing_after(renewal) for renewal in renewals]
+        await self._floor.flushed()
+        return standings
+
+    async def settle_tasks(
+        self, key: records.ApiKey, tenant_ids: Sequence[str], results: Sequence[Report]
+    ) -> list[Outcome]:
+        """Takes results and says what became of each, after the commit."""
+        session = self._voice(key, tenant_ids)
+        verdicts = [session.verdict_on(*report.ref, report.end) for report in results]
+        await self._floor.flushed()
+        outcomes = []
+        for report, verdict in zip(results, verdicts, strict=True):
+            judged = verdict or await self._judge(session, report)
+            outcomes.append((*report.ref[:3], judged))
+        return outcomes
+
+    # -- parts
+    # --------------------------------------------------------------------------------------
+
+    def _voice(
+        self,
+        key: records.ApiKey,
+        tenant_ids: Sequence[str],
+        *,
+        agent: str = "",
+        kinds: frozenset[str] = frozenset(),
+        slots: int = 1,
+    ) -> AgentSession:
+        """A session for one unary call, with slots of its own."""
+        for tenant_id in tenant_ids:
+            self._floor.check_seat(tenant_id)
+        hello = Hello(agent=agent, instance="", kinds=kinds, slots=slots)
+        own = AgentSlots(agent, key.api_key_id, kinds, slots)
+        return AgentSession(self._floor, key, tenant_ids, hello, own, "")
+
+    async def _judge_and_tell(self, session: AgentSession, report: Report) -> None:
+        await self._floor.flushed()
+        verdict = await self._judge(session, report)
+        session.pending.outcomes.append((*report.ref[:3], verdict))
+        self._floor.owe(session)
+
+    async def _judge(self, session: AgentSession, report: Report) -> Verdict:
+        """Asks the store about a result whose task or run has ended."""
+        run_id = report.ref[0]
+        for tenant_id in session.tenant_ids:
+            if ids.belongs(run_id, tenant_id):
+                run = await self.read(TenantReads(self._store, tenant_id).run, run_id)
+                if run is not None:
+                    return await self._judge_in(run, session.key.api_key_id, report)
+        return Verdict.UNKNOWN
+
+    async def _judge_in(self, run: records.Run, holder: str, report: Report) -> Verdict:
+        run_id, task_key, term, token = report.ref
+        known = await self.workflow_by_digest(run.tenant_id, run.workflow_digest)
+        index = known.graph.index.get(task_key)
+        if index is None:
+            return Verdict.UNKNOWN
+        task = await self.read(TenantReads(self._store, run.tenant_id).task, run_id, index)
+        return judge.verdict_on(run, task, term=term, token=token, end=report.end, holder=holder)
+
+    async def _state_of_ended(self, tenant_id: str, run_id: str) -> RunState:
+        await self._floor.flushed()
+        record = await self.read(lambda: TenantReads(self._store, tenant_id).run(run_id))
+        if record is None:
+            raise errors.NotFound("run", run_id)
+        if record.state is not RunState.CANCELLED:
+            message = f"run {run_id} has {record.state.name.lower()}"
+            raise errors.RunClosed(message, state=record.state.name)
+        return record.state
+
+    def _read_workflow(self, tenant_id: str, name: str, version: int) -> KnownWorkflow | None:
+        record = TenantReads(self._store, tenant_id).workflow(name, version)
+        return None if record is None else KnownWorkflow.of(record)
+
+
+def _answer(request: records.Request, response: bytes) -> records.Answer:
+    return records.Answer(method=request.method, digest=request.digest, response=response)

@@ -1,0 +1,330 @@
+"""The floor: the desks of all tenants held here, and the loop that commits and grants.
+
+One turn of the loop: commands change desks; a flush grants what has become possible, collects what
+the agents are to be told, seals the journal and commits it; then what was held back goes out. A
+chain hop, from a result to the lease of the next task, is one turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_not_exception_type, wait_exponential
+
+from tenure_server.core import errors, records
+from tenure_server.core.desk import Desk
+from tenure_server.core.journal import Journal
+from tenure_server.engine.commits import Abandon, Batch, Commits, Effect
+from tenure_server.engine.dispatch import Dispatch
+from tenure_server.engine.seating import Seating
+from tenure_server.engine.sessions import AgentSession, Report
+from tenure_server.engine.settings import Clock, Settings
+from tenure_server.engine.watch import Watchers
+from tenure_server.store.acts import Acts
+from tenure_server.store.database import Store
+from tenure_server.store.errors import SeatLost, StoreConflict, StoreFailed
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Floor:
+    """Holds the desks. Everything but `start`, `stop` and `flushed` is immediate."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        *,
+        judge: Callable[[AgentSession, Report], Awaitable[None]],
+        forget_tenant: Callable[[str], None],
+    ) -> None:
+        self.serving = False
+        self.stopping = False
+        self.desks: dict[str, Desk] = {}
+        self.dispatch = Dispatch()
+        self.watchers = Watchers()
+        self.commits: Commits
+        self.seating: Seating
+        self.journal = Journal()
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._judge = judge
+        self._forget_tenant = forget_tenant
+        self._dirty: set[Desk] = set()
+        self._owing: dict[AgentSession, None] = {}
+        self._effects: list[Effect] = []
+        self._abandons: list[Abandon] = []
+        self._listeners: list[Callable[[bool], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_us = 0
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Takes the free seats and reads their open work back."""
+        self.commits = Commits(
+            self._store.writer(), seal=self._seal, committed=self._committed, failed=self._failed
+        )
+        self.seating = Seating(
+            self._store,
+            self.commits,
+            now_us=self.now_us,
+            seat_us=self._settings.seat_us,
+            new_desk=self._new_desk,
+            slots_of=self.dispatch.slots_of,
+        )
+        await self.take_seats()
+        self._set_serving(True)
+        self.spawn(self._keep())
+
+    async def stop(self) -> None:
+        """Tells the agents, lets what is under way commit, and gives the seats back."""
+        self.stopping = True
+        self._set_serving(False)
+        for session in self.dispatch.sessions():
+            session.drain()
+            session.pending.draining = True
+            self.owe(session)
+        try:
+            await self.flushed()
+        except errors.StoreUnavailable as refusal:
+            log.warning("stopping without a last commit", reason=refusal.message)
+        for session in self.dispatch.sessions():
+            session.end(errors.Stopping("the coordinator is stopping"))
+        self.watchers.end_all()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        await self.commits.settled()
+        await self.seating.release()
+        await self.commits.close()
+
+    def on_serving(self, callback: Callable[[bool], None]) -> None:
+        """Wants to be told when commits begin or cease to be possible."""
+        self._listeners.append(callback)
+        callback(self.serving)
+
+    def check_seat(self, tenant_id: str) -> None:
+        """Raises unless this coordinator decides for the tenant now."""
+        if self.stopping:
+            raise errors.Stopping("the coordinator is stopping")
+        if tenant_id not in self.desks:
+            if not self.serving:
+                raise errors.StoreUnavailable("the store cannot commit now; nothing was changed")
+            raise errors.SeatElsewhere(tenant_id, self.seating.holder_of(tenant_id))
+
+    def desk(self, tenant_id: str) -> Desk:
+        """The desk of a tenant. Raises as `check_seat`."""
+        self.check_seat(tenant_id)
+        return self.desks[tenant_id]
+
+    async def take_seats(self) -> None:
+        """Takes every free seat and opens its desk."""
+        for desk in await self.seating.take(self.desks):
+            self.desks[desk.tenant.tenant_id] = desk
+            self.stir(desk)
+
+    # -- what sessions need (sessions.Host)
+    # ---------------------------------------------------------
+
+    def now_us(self) -> int:
+        """The time, in microseconds since the Unix epoch."""
+        return self._clock.now_us()
+
+    def desks_of(self, tenant_ids: Sequence[str]) -> Sequence[Desk]:
+        """The desks of these tenants that are held here."""
+        desks = self.desks
+        return [desks[tenant_id] for tenant_id in tenant_ids if tenant_id in desks]
+
+    def stir(self, desk: Desk | None = None) -> None:
+        """Something changed: commit, and grant what has become possible."""
+        if desk is not None:
+            self._dirty.add(desk)
+        self.commits.ask()
+
+    def owe(self, session: AgentSession) -> None:
+        """The session has something pending that goes out after the commit."""
+        self._owing[session] = None
+        self.commits.ask()
+
+    def recall(self, session: AgentSession, report: Report) -> None:
+        """Only the store can judge this result; the outcome follows."""
+
+        async def judge_and_tell() -> None:
+            await self._judge(session, report)
+
+        self.spawn(judge_and_tell())
+
+    def left(self, session: AgentSession) -> None:
+        """The session is over."""
+        self.dispatch.leave(session)
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Runs work beside the loop until it ends or the floor stops."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def flushed(self) -> None:
+        """Waits until everything that was decided up to now is committed.
+
+        Raises StoreUnavailable when the commit failed: then nothing of it was kept.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._effects.append(lambda: None if future.done() else future.set_result(None))
+        self._abandons.append(
+            lambda error: None if future.done() else future.set_exception(_unavailable(error))
+        )
+        self.commits.ask()
+        await future
+
+    async def act(self, seats: Mapping[str, int], work: Callable[[Acts], T]) -> T:
+        """Runs a cold-path mutation in a transaction of its own.
+
+        Raises StoreUnavailable, and whatever refusal `work` raises.
+        """
+        try:
+            return await self.commits.act(seats, work)
+        except (StoreFailed, StoreConflict, SeatLost) as error:
+            raise _unavailable(error) from error
+
+    # -- the turn -------------------------------------------------------------------------------
+
+    def _seal(self) -> Batch:
+        now_us = self.now_us()
+        owing, self._owing = self._owing, {}
+        owing |= dict.fromkeys(self.dispatch.grant(self.desks, now_us))
+        for desk in self._dirty:
+            if desk.ended or desk.cancelling:
+                owing |= dict.fromkeys(self.dispatch.tell(desk))
+        self._set_alarm(self._dirty)
+        self._dirty = set()
+        effects, self._effects = self._effects, []
+        abandons, self._abandons = self._abandons, []
+        for session in owing:
+            effects.append(_delivery(session))
+        return Batch(self.journal.seal(), effects, abandons)
+
+    def _committed(self, batch: Batch) -> None:
+        self.watchers.publish(batch.changes.events)
+
+    def _set_alarm(self, desks: Iterable[Desk]) -> None:
+        due_us = min((due for desk in desks if (due := desk.next_due_us())), default=None)
+        if due_us is None or (self._alarm is not None and self._alarm_us <= due_us):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_us = due_us
+        wait_seconds = max(0.0, (due_us - self.now_us()) / 1e6)
+        self._alarm = asyncio.get_running_loop().call_later(wait_seconds, self.pass_time)
+
+    def pass_time(self) -> None:
+        """Does what has fallen due on every desk."""
+        self._alarm = None
+        now_us = self.now_us()
+        for desk in self.desks.values():
+            desk.pass_time(now_us)
+            if desk.ended or desk.ready.size:
+                self.stir(desk)
+        self._set_alarm(self.desks.values())
+
+    # -- when a commit fails
+    # ------------------------------------------------------------------------
+
+    def _failed(self, error: BaseException) -> None:
+        """Throws memory away and reads it back: what the store has is the truth."""
+        log.error("the store could not commit", error=str(error), kind=type(error).__name__)
+        self._set_serving(False)
+        abandons, self._abandons = self._abandons, []
+        for abandon in abandons:
+            abandon(error)
+        self._effects.clear()
+        self._owing.clear()
+        self._dirty.clear()
+        self.journal.seal()
+        for tenant_id in self.desks:
+            self._forget_tenant(tenant_id)
+        self.desks.clear()
+        self.dispatch.forget_leases()
+        refusal = _unavailable(error)
+        for session in self.dispatch.sessions():
+            session.end(refusal)
+        self.watchers.end_all()
+        if not self.stopping:
+            self.spawn(self._recover())
+
+    async def _recover(self) -> None:
+        retrying = AsyncRetrying(
+            wait=wait_exponential(0.1, max=5), retry=retry_if_not_exception_type(AssertionError)
+        )
+        async for attempt in retrying:
+            with attempt:
+                await self.take_seats()
+        log.info("the store commits again")
+        self._set_serving(True)
+
+    async def _keep(self) -> None:
+        """Keeps the seats, and takes those that fall free."""
+        turns = 0
+        while True:
+            await asyncio.sleep(self._settings.seat_us / 3e6 if self.seating.shared else 60)
+            turns += 1
+            self.dispatch.forget_left(self.now_us() - self._settings.agent_memory_us)
+            if not self.serving or not self.seating.shared:
+                continue
+            try:
+                for tenant_id in await self.seating.renew(self.desks):
+                    self._lose_seat(tenant_id)
+                await self.take_seats()
+            except Exception as error:  # noqa: BLE001 - the next turn tries again
+                log.warning("seats could not be renewed", error=str(error))
+
+    def _lose_seat(self, tenant_id: str) -> None:
+        log.warning("another coordinator took the seat", tenant=tenant_id)
+        desk = self.desks.pop(tenant_id)
+        self._dirty.discard(desk)
+        for lease in desk.leases.values():
+            lease.agent.leases.pop(lease.key, None)
+        self._forget_tenant(tenant_id)
+        refusal = errors.SeatElsewhere(tenant_id, self.seating.holder_of(tenant_id))
+        for session in self.dispatch.sessions():
+            if tenant_id in session.tenant_ids:
+                session.end(refusal)
+        self.watchers.end_all(tenant_id)
+
+    def _new_desk(self, tenant: records.Tenant, term: int) -> Desk:
+        return Desk(
+            tenant,
+            term=term,
+            journal=self.journal,
+            draw=os.urandom,
+            lease_us=self._settings.lease_us,
+            accept_us=self._settings.accept_us,
+        )
+
+    def _set_serving(self, serving: bool) -> None:
+        self.serving = serving
+        for listener in self._listeners:
+            listener(serving)
+
+
+def _delivery(session: AgentSession) -> Effect:
+    outbound = session.seal()
+    return lambda: session.deliver(outbound)
+
+
+def _unavailable(error: BaseException) -> errors.StoreUnavailable:
+    if isinstance(error, errors.StoreUnavailable):
+        return error
+    return errors.StoreUnavailable("the store could not commit; nothing was acknowledged")

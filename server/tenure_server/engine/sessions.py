@@ -1,0 +1,261 @@
+"""Agents on the line: what they say is applied at once, what they are told waits for its commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tenure_server.core import errors, records
+from tenure_server.core.definition import Payload
+from tenure_server.core.desk import Desk, End
+from tenure_server.core.leases import AgentSlots, Lease
+from tenure_server.core.lifecycle import Standing, Verdict
+
+#: Run id, task key, term and token: the words that name a lease.
+Ref = tuple[str, str, int, bytes]
+#: Run id, task key, term, and what became of the result.
+Outcome = tuple[str, str, int, Verdict]
+#: Run id, task key, term, how the lease stands, and until when.
+LeaseStanding = tuple[str, str, int, Standing, int]
+#: Run id, task key, term, and why the attempt is to be stopped.
+Cancellation = tuple[str, str, int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """How an agent introduces itself; see the contract's message."""
+
+    agent: str
+    instance: str
+    kinds: frozenset[str]
+    slots: int
+    labels: dict[str, str] = field(default_factory=dict)
+    held: Sequence[Ref] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A sign of life for one lease."""
+
+    ref: Ref
+    progress: float | None = None
+    message: str = ""
+    checkpoint: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The end of one attempt."""
+
+    ref: Ref
+    end: End
+
+
+@dataclass(slots=True)
+class Outbound:
+    """What is due to an agent."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
+    standings: list[LeaseStanding] = field(default_factory=list)
+    cancellations: list[Cancellation] = field(default_factory=list)
+    draining: bool = False
+
+    def add(self, later: Outbound) -> None:
+        """Appends what became due later."""
+        self.outcomes += later.outcomes
+        self.leases += later.leases
+        self.standings += later.standings
+        self.cancellations += later.cancellations
+        self.draining |= later.draining
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.outcomes or self.leases or self.standings or self.cancellations or self.draining
+        )
+
+
+class Host(Protocol):
+    """What a session needs of the engine."""
+
+    def now_us(self) -> int:
+        """The time."""
+
+    def desks_of(self, tenant_ids: Sequence[str]) -> Sequence[Desk]:
+        """The desks of these tenants that are held here."""
+
+    def stir(self, desk: Desk | None = None) -> None:
+        """Something changed: commit, and grant what has become possible."""
+
+    def owe(self, session: AgentSession) -> None:
+        """The session has something pending that goes out after the commit."""
+
+    def recall(self, session: AgentSession, report: Report) -> None:
+        """Only the store can judge this result; the outcome follows."""
+
+    def left(self, session: AgentSession) -> None:
+        """The session is over."""
+
+
+class AgentSession:
+    """One agent's stream, or one waiting unary call."""
+
+    def __init__(
+        self,
+        host: Host,
+        key: records.ApiKey,
+        tenant_ids: Sequence[str],
+        hello: Hello,
+        agent: AgentSlots,
+        agent_id: str,
+    ) -> None:
+        self.key = key
+        self.tenant_ids = tuple(tenant_ids)
+        self.hello = hello
+        self.agent = agent
+        self.agent_id = agent_id
+        self.connect_us = self.seen_us = host.now_us()
+        self.draining = False
+        #: Why the session is over. None while it is not, and when the agent left by itself.
+        self.ended: errors.Refusal | None = None
+        #: What goes out after the next commit.
+        self.pending = Outbound()
+        self._host = host
+        self._due = Outbound()
+        self._wake = asyncio.Event()
+        self._over = False
+
+    # -- what the agent says ----------------------------------------------------------------------
+
+    def add_credits(self, more: int) -> None:
+        """Allows that many more leases to be sent."""
+        self.seen_us = self._host.now_us()
+        if not self.draining and not self._over:
+            self.agent.credits = min(self.agent.credits + more, self.hello.slots)
+            self._host.stir()
+
+    def accept(self, run_id: str, task_key: str, term: int, token: bytes) -> None:
+        """Notes that the execution of a lease has begun."""
+        desk, lease = self._find(run_id, task_key, term, token)
+        if desk is not None and lease is not None:
+            desk.accept(lease)
+        else:
+            self._tell_lost(run_id, task_key, term)
+
+    def renew(self, renewal: Renewal) -> None:
+        """Renews a lease and answers how it stands."""
+        self.pending.standings.append(self.standing_after(renewal))
+        self._host.owe(self)
+
+    def standing_after(self, renewal: Renewal) -> LeaseStanding:
+        """Renews a lease and says how it stands."""
+        self.seen_us = now_us = self._host.now_us()
+        run_id, task_key, term, token = renewal.ref
+        desk, lease = self._find(run_id, task_key, term, token)
+        if desk is None or lease is None:
+            return (run_id, task_key, term, Standing.LOST, now_us)
+        standing = desk.renew(lease, renewal.checkpoint, now_us)
+        self._host.stir(desk)
+        return (run_id, task_key, term, standing, lease.until_us)
+
+    def settle(self, run_id: str, task_key: str, term: int, token: bytes, end: End) -> None:
+        """Takes the end of an attempt; the outcome goes out after its commit."""
+        verdict = self.verdict_on(run_id, task_key, term, token, end)
+        if verdict is None:
+            self._host.recall(self, Report((run_id, task_key, term, token), end))
+            return
+        self.pending.outcomes.append((run_id, task_key, term, verdict))
+        self._host.owe(self)
+
+    def verdict_on(
+        self, run_id: str, task_key: str, term: int, token: bytes, end: End
+    ) -> Verdict | None:
+        """Takes the end of an attempt. None: only the store can judge it."""
+        self.seen_us = now_us = self._host.now_us()
+        for desk in self._host.desks_of(self.tenant_ids):
+            if run_id in desk.runs:
+                holder = self.key.api_key_id
+                verdict = desk.settle(run_id, task_key, term, token, end, holder, now_us)
+                self._host.stir(desk)
+                return verdict
+        return None
+
+    def give_back(self, run_id: str, task_key: str, term: int, token: bytes) -> None:
+        """Takes back a lease that will not be executed."""
+        desk, lease = self._find(run_id, task_key, term, token)
+        if desk is not None and lease is not None:
+            lease.run.facts[lease.index].lost += 1
+            desk.give_back(lease, self._host.now_us())
+            self._host.stir(desk)
+
+    def drain(self) -> None:
+        """Sends nothing more; what the agent holds it finishes."""
+        self.draining = True
+        self.agent.credits = 0
+
+    # -- what the agent is told -------------------------------------------------------------------
+
+    async def outbound(self) -> Outbound | None:
+        """Waits for what is due. None: the session is over, and `ended` may say why."""
+        while not self._due:
+            if self._over:
+                return None
+            await self._wake.wait()
+            self._wake.clear()
+        due, self._due = self._due, Outbound()
+        return due
+
+    async def outbound_within(self, seconds: float) -> Outbound | None:
+        """Waits at most so long for what is due."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.outbound()
+        except TimeoutError:
+            return None
+
+    def deliver(self, outbound: Outbound) -> None:
+        """Makes due what a commit has made true."""
+        if self._over:
+            return
+        self._due.add(outbound)
+        self._wake.set()
+
+    def seal(self) -> Outbound:
+        """Gives what is pending, and starts anew."""
+        pending, self.pending = self.pending, Outbound()
+        return pending
+
+    def end(self, refusal: errors.Refusal | None) -> None:
+        """Ends the session from this side."""
+        if not self._over:
+            self.ended = refusal
+            self.close()
+
+    def close(self) -> None:
+        """Ends the session; its leases stay until they expire."""
+        if self._over:
+            return
+        self._over = True
+        self._wake.set()
+        self._host.left(self)
+
+    @property
+    def over(self) -> bool:
+        """Whether the session has ended."""
+        return self._over
+
+    def _find(
+        self, run_id: str, task_key: str, term: int, token: bytes
+    ) -> tuple[Desk | None, Lease | None]:
+        for desk in self._host.desks_of(self.tenant_ids):
+            lease = desk.find(run_id, task_key, term, token, self.key.api_key_id)
+            if lease is not None:
+                return desk, lease
+        return None, None
+
+    def _tell_lost(self, run_id: str, task_key: str, term: int) -> None:
+        now_us = self._host.now_us()
+        self.pending.standings.append((run_id, task_key, term, Standing.LOST, now_us))
+        self._host.owe(self)

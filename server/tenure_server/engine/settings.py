@@ -1,0 +1,47 @@
+"""What can be set about the engine, with the defaults."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Spans in microseconds, limits in things."""
+
+    #: How long a lease or a renewal holds.
+    lease_us: int = 30_000_000
+    #: How soon a lease that was sent has to be accepted.
+    accept_us: int = 5_000_000
+    #: How long a coordinator's seat holds without renewal.
+    seat_us: int = 6_000_000
+    #: How long what is known of a key may be used before it is read again.
+    key_us: int = 5_000_000
+    #: How long an agent that left stays in the list.
+    agent_memory_us: int = 600_000_000
+    #: The most open runs of one tenant.
+    open_runs_max: int = 200_000
+    #: The most tasks in open runs of one tenant.
+    open_tasks_max: int = 5_000_000
+
+
+class Clock(Protocol):
+    """Where the time comes from. Handed in, so that tests own it."""
+
+    def now_us(self) -> int:
+        """Microseconds since the Unix epoch; never less than it said before."""
+
+
+class SystemClock:
+    """The machine's clock, kept from running backwards."""
+
+    def __init__(self) -> None:
+        self._base_us = time.time_ns() // 1000
+        self._started_ns = time.monotonic_ns()
+
+    def now_us(self) -> int:
+        """Wall time at the start plus what the monotonic clock counted since."""
+        # A wall clock that is set back must not shorten leases, nor one set forward end them all.
+        return self._base_us + (time.monotonic_ns() - self._started_ns) // 1000

@@ -1,0 +1,166 @@
+"""What is worked out before runs and definitions are taken: checks, rows, answers to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import orjson
+
+from tenure_server.core import errors, ids, records
+from tenure_server.core.definition import WorkflowDefinition, digest_of, payload_problem
+from tenure_server.core.desk import Desk
+from tenure_server.core.graph import Graph
+from tenure_server.core.journal import Row
+from tenure_server.core.leases import Draw
+from tenure_server.core.lifecycle import RunState
+from tenure_server.core.runs import LiveRun
+from tenure_server.engine.registry import KnownWorkflow
+from tenure_server.engine.settings import Settings
+from tenure_server.store.acts import Acts
+
+
+def check_payloads(starts: Sequence[records.StartRun]) -> None:
+    """Raises FieldsInvalid for inputs that are too large or do not parse."""
+    violations = []
+    for number, start in enumerate(starts):
+        if start.input is not None and (problem := payload_problem(start.input)):
+            field = "input" if len(starts) == 1 else f"requests[{number}].input"
+            violations.append((field, problem))
+    if violations:
+        raise errors.FieldsInvalid(violations)
+
+
+def check_quota(desk: Desk, workflows: Sequence[KnownWorkflow], settings: Settings) -> None:
+    """Raises QuotaExceeded when these runs would be too many for the tenant."""
+    if len(desk.runs) + len(workflows) > settings.open_runs_max:
+        limit = settings.open_runs_max
+        raise errors.QuotaExceeded("open_runs", limit, f"the tenant has {limit} open runs or more")
+    tasks = sum(len(known.graph.keys) for known in workflows)
+    if desk.open_tasks + tasks > settings.open_tasks_max:
+        limit = settings.open_tasks_max
+        message = f"the tenant would have more than {limit} open tasks"
+        raise errors.QuotaExceeded("open_tasks", limit, message)
+
+
+class Plan:
+    """The runs that a call starts, and what it answers."""
+
+    def __init__(
+        self,
+        origin: records.Origin,
+        found: Mapping[str, records.Answer],
+        now_us: int,
+        draw: Draw,
+    ) -> None:
+        self.origin = origin
+        self.now_us = now_us
+        #: Answers to keep, by request id.
+        self.answers: dict[str, records.Answer] = {}
+        self.request_rows: list[Row] = []
+        self._found = found
+        self._draw = draw
+        self._new: list[tuple[records.Run, KnownWorkflow]] = []
+        self._mine: dict[str, records.StartedRun] = {}
+
+    @property
+    def new(self) -> bool:
+        """Whether anything is to be started at all."""
+        return bool(self._new)
+
+    def add(self, start: records.StartRun, known: KnownWorkflow) -> records.StartedRun:
+        """Plans one run, or gives the one that its request id has started before."""
+        request = start.request
+        request_id = request.request_id if request is not None else ""
+        if request_id in self._found:
+            return _parse_started(self._found[request_id].response)
+        if request_id and request_id in self._mine:
+            if request is not None and self.answers[request_id].digest != request.digest:
+                raise errors.RequestIdReused(
+                    f"request_id {request_id!r} stands for two requests of one batch",
+                    request_id=request_id,
+                )
+            return self._mine[request_id]
+        run_id = ids.new_id(self.origin.tenant_id, self.now_us, self._draw(ids.RANDOM_BYTES))
+        record = known.record
+        started = records.StartedRun(run_id=run_id, version=record.version, digest=record.digest)
+        self._new.append((_run_record(run_id, start, known, self.origin, self.now_us), known))
+        if request is not None and request_id:
+            self._mine[request_id] = started
+            response = orjson.dumps([run_id, record.version, record.digest])
+            answer = records.Answer(method=request.method, digest=request.digest, response=response)
+            self.answers[request_id] = answer
+            row = (self.origin.tenant_id, request_id, request.method, request.digest)
+            self.request_rows.append((*row, response, self.now_us))
+        return started
+
+    def runs(self, desk: Desk) -> Iterable[LiveRun]:
+        """The runs to open."""
+        for record, known in self._new:
+            yield LiveRun(record, known.definition, known.graph, order=desk.next_order())
+
+
+def registration(
+    origin: records.Origin,
+    definition: WorkflowDefinition,
+    graph: Graph,
+    canonical: bytes,
+    now_us: int,
+) -> Callable[[Acts], bytes]:
+    """The act that registers a definition; it gives the answer to keep."""
+
+    def work(acts: Acts) -> bytes:
+        record, created = acts.register_workflow(
+            origin.tenant_id,
+            definition.name,
+            digest_of(canonical),
+            canonical,
+            len(graph.keys),
+            graph.dependency_count,
+            origin.api_key_id,
+            now_us,
+        )
+        return orjson.dumps([record.version, created])
+
+    return work
+
+
+def parse_registration(answer: bytes) -> tuple[int, bool]:
+    """Version, and whether it was new."""
+    version, created = orjson.loads(answer)
+    return version, created
+
+
+def _parse_started(response: bytes) -> records.StartedRun:
+    run_id, version, digest = orjson.loads(response)
+    return records.StartedRun(run_id=run_id, version=version, digest=digest)
+
+
+def _run_record(
+    run_id: str,
+    start: records.StartRun,
+    known: KnownWorkflow,
+    origin: records.Origin,
+    now_us: int,
+) -> records.Run:
+    return records.Run(
+        tenant_id=origin.tenant_id,
+        run_id=run_id,
+        workflow=known.record.name,
+        workflow_version=known.record.version,
+        workflow_digest=known.record.digest,
+        state=RunState.RUNNING,
+        priority=start.priority,
+        labels=start.labels,
+        input=start.input,
+        correlation_id=origin.correlation_id,
+        started_by=origin.api_key_id,
+        reason="",
+        task_count=len(known.graph.keys),
+        succeeded=0,
+        failed=0,
+        upstream_failed=0,
+        cancelled=0,
+        create_us=now_us,
+        start_us=None,
+        end_us=None,
+    )
