@@ -1,0 +1,136 @@
+"""The writes off the hot path: tenants, keys, workflow versions, and answers to remember."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from peewee import fn
+
+from tenure_server.core import errors, records
+from tenure_server.store import rows, tables
+from tenure_server.store.backend import Database
+
+#: How long a seat that comes with a new tenant is held before its first renewal.
+NEW_SEAT_US = 10_000_000
+
+
+class Acts:
+    """What can be done inside one transaction of `Writer.act`."""
+
+    def __init__(
+        self, database: Database, holder: str, address: str, clock_us: Callable[[int], int]
+    ) -> None:
+        self._database = database
+        self._holder = holder
+        self._address = address
+        self._clock_us = clock_us
+
+    def create_tenant(self, tenant: records.Tenant) -> None:
+        """Makes a tenant, with this coordinator in its seat under term 1. Raises AlreadyExists."""
+        insert = tables.Tenant.insert(rows.tenant_row(tenant)).on_conflict_ignore()
+        if not self._database.rows_affected(self._database.execute(insert)):
+            raise errors.AlreadyExists(
+                f"there is a tenant {tenant.tenant_id} already", tenant_id=tenant.tenant_id
+            )
+        seat = records.Seat(
+            tenant_id=tenant.tenant_id,
+            holder=self._holder,
+            address=self._address,
+            term=1,
+            until_us=self._clock_us(tenant.create_us) + NEW_SEAT_US,
+        )
+        self._insert(tables.Seat, rows.seat_row(seat))
+
+    def update_tenant(self, tenant: records.Tenant) -> None:
+        """Replaces a tenant's name, limits and weight. Raises NotFound."""
+        table = tables.Tenant
+        update = table.update(
+            display_name=tenant.display_name, max_leases=tenant.max_leases, weight=tenant.weight
+        ).where(table.tenant_id == tenant.tenant_id)
+        if not self._database.rows_affected(self._database.execute(update)):
+            raise errors.NotFound("tenant", tenant.tenant_id)
+
+    def create_api_key(self, key: records.ApiKey) -> None:
+        """Makes a key. Raises NotFound for a tenant that does not exist."""
+        for tenant_id in key.tenant_ids:
+            if not self._tenant_exists(tenant_id):
+                raise errors.NotFound("tenant", tenant_id)
+        self._insert(tables.ApiKey, rows.api_key_row(key))
+        for tenant_id in key.tenant_ids:
+            self._insert(
+                tables.ApiKeyTenant, {"tenant_id": tenant_id, "api_key_id": key.api_key_id}
+            )
+
+    def revoke_api_key(self, api_key_id: str, now_us: int) -> records.ApiKey:
+        """Revokes a key and gives it as it is now; a second time changes nothing. Raises NotFound."""
+        table = tables.ApiKey
+        revoke = table.update(revoke_us=now_us).where(
+            table.api_key_id == api_key_id, table.revoke_us.is_null()
+        )
+        self._database.execute(revoke)
+        found = self._rows(table.select().where(table.api_key_id == api_key_id))
+        if not found:
+            raise errors.NotFound("API key", api_key_id)
+        of = tables.ApiKeyTenant
+        tenants = self._rows(of.select(of.tenant_id).where(of.api_key_id == api_key_id))
+        return rows.api_key(found[0], [tenant_id for (tenant_id,) in tenants])
+
+    def register_workflow(
+        self,
+        tenant_id: str,
+        name: str,
+        digest: str,
+        canonical: bytes,
+        task_count: int,
+        dependency_count: int,
+        created_by: str,
+        now_us: int,
+    ) -> tuple[records.Workflow, bool]:
+        """Makes the next version of a workflow, or finds the one that has this digest.
+
+        Tells which of the two it was: True for a new version.
+        """
+        table = tables.WorkflowDefinition
+        same = (table.tenant_id == tenant_id) & (table.name == name)
+        found = self._rows(table.select(*rows.WORKFLOW).where(same, table.digest == digest))
+        if found:
+            return rows.workflow(found[0]), False
+        [(newest,)] = self._rows(table.select(fn.MAX(table.version)).where(same))
+        workflow = records.Workflow(
+            tenant_id=tenant_id,
+            name=name,
+            version=(newest or 0) + 1,
+            digest=digest,
+            task_count=task_count,
+            dependency_count=dependency_count,
+            create_us=now_us,
+            created_by=created_by,
+            canonical=canonical,
+        )
+        self._insert(table, rows.workflow_row(workflow))
+        return workflow, True
+
+    def remember(self, tenant_id: str, request_id: str, answer: records.Answer, at_us: int) -> None:
+        """Keeps the answer to a mutation; `tenant_id` is empty for one that concerns the installation."""
+        self._insert(
+            tables.Request,
+            {
+                "tenant_id": tenant_id,
+                "request_id": request_id,
+                "method": answer.method,
+                "digest": answer.digest,
+                "response": answer.response,
+                "at_us": at_us,
+            },
+        )
+
+    def _tenant_exists(self, tenant_id: str) -> bool:
+        table = tables.Tenant
+        return bool(self._rows(table.select(table.tenant_id).where(table.tenant_id == tenant_id)))
+
+    def _insert(self, table: type[tables.Table], row: dict[str, Any]) -> None:
+        self._database.execute(table.insert(row))
+
+    def _rows(self, query: Any) -> list[tuple[Any, ...]]:
+        return self._database.execute(query).fetchall()

@@ -1,0 +1,53 @@
+"""The writes of the hot path, each once, as Peewee queries over a source of rows.
+
+The databases differ only in how thousands of rows best reach them: SQLite wants one long list of VALUES,
+PostgreSQL one array for each column. So every query here takes its rows as an argument, and the two journals
+(`sqlite_journal`, `postgresql_journal`) build it at the start and keep the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peewee import EXCLUDED, Select
+
+from tenure_server.core import journal, lifecycle
+from tenure_server.store import tables
+
+TASK_KEY = ("tenant_id", "run_id", "task_index")
+RUN_KEY = ("tenant_id", "run_id")
+_TASK_ENDED = sorted(int(state) for state in lifecycle.TASK_ENDED)
+_RUN_ENDED = sorted(int(state) for state in lifecycle.RUN_ENDED)
+
+
+def insert(table: type[tables.Table], columns: Sequence[str], rows: Any) -> Any:
+    """Inserts the rows; a key that is there already is an error."""
+    fields = [getattr(table, column) for column in columns]
+    if isinstance(rows, Select):
+        return table.insert_from(rows, fields)
+    return table.insert_many(rows, fields)
+
+
+def upsert_tasks(rows: Any) -> Any:
+    """Writes the tasks where the table does not know better: a later term, or a state that is never left."""
+    task = tables.WorkflowTask
+    fixed = (*TASK_KEY, "task_key")
+    changing = [getattr(task, name) for name in journal.TASK_COLUMNS if name not in fixed]
+    return insert(task, journal.TASK_COLUMNS, rows).on_conflict(
+        conflict_target=[getattr(task, name) for name in TASK_KEY],
+        preserve=changing,
+        where=(task.term <= EXCLUDED.term) & task.state.not_in(_TASK_ENDED),
+    )
+
+
+def change_runs(rows: Any, columns: Sequence[str]) -> Any:
+    """Changes the runs that have not ended. `columns` names the columns of the rows' source."""
+    run = tables.WorkflowRun
+    source = {
+        name: getattr(rows.c, column)
+        for name, column in zip(journal.RUN_CHANGE_COLUMNS, columns, strict=True)
+    }
+    changing = {getattr(run, name): source[name] for name in source if name not in RUN_KEY}
+    same = [getattr(run, name) == source[name] for name in RUN_KEY]
+    return run.update(changing).from_(rows).where(*same, run.state.not_in(_RUN_ENDED))

@@ -1,0 +1,86 @@
+"""The one writer: transactions that assert the seats they were decided under."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import peewee
+
+from tenure_server.core import journal
+from tenure_server.store.acts import Acts
+from tenure_server.store.backend import Backend, Database
+from tenure_server.store.errors import StoreConflict, StoreFailed
+
+T = TypeVar("T")
+
+
+class Writer:
+    """Writes, one transaction at a time, from one thread at a time.
+
+    Every method raises StoreFailed when the database cannot do it, and then opens a new connection at its next
+    call. Whatever is raised, nothing was written; StoreFailed tells of the one exception.
+    """
+
+    def __init__(self, backend: Backend, holder: str, address: str) -> None:
+        self._backend = backend
+        self._database = backend.writing
+        self._holder = holder
+        self._address = address
+
+    def commit(self, changes: journal.Changes) -> None:
+        """Writes everything in one transaction, if all the seats are still held.
+
+        At most one row a task and one change a run. Raises SeatLost, or StoreConflict when a task or run is not
+        in a state and term that the change may follow, or a key of a new row is taken.
+        """
+        with self.transaction():
+            self._backend.journal.write(changes, self._holder)
+
+    def act(self, tenants: Mapping[str, int], work: Callable[[Acts], T]) -> T:
+        """Does a rare thing in a transaction of its own, if the seats (tenant to term) are held.
+
+        Raises SeatLost, and whatever `work` raises.
+        """
+        with self.transaction():
+            self._backend.journal.check_seats(tenants, self._holder)
+            clock_us = self._backend.clock_us
+            return work(Acts(self._database, self._holder, self._address, clock_us))
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Database]:
+        """A transaction on the writing connection: committed at the end, rolled back when anything is raised."""
+        try:
+            self._database.connect(reuse_if_open=True)
+            self._database.execute_sql(self._backend.begin)
+            yield self._database
+            self._database.execute_sql("COMMIT")
+        except peewee.IntegrityError as error:
+            self._roll_back()
+            raise StoreConflict(f"a row breaks a rule of its table: {error}") from error
+        except (peewee.ProgrammingError, peewee.DataError):
+            # A mistake of ours, which a new connection would not mend.
+            self._roll_back()
+            raise
+        except peewee.DatabaseError as error:
+            self._disconnect()
+            raise StoreFailed(f"the transaction did not happen: {error}") from error
+        except peewee.InterfaceError as error:
+            self._disconnect()
+            raise StoreFailed(f"the connection cannot be used: {error}") from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        try:
+            self._database.execute_sql("ROLLBACK")
+        except peewee.PeeweeException:
+            # Nothing is open any more, or the line is dead: a new connection is right for both.
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        # Closing rolls back. It may fail on a dead line, and then there is nothing left to close.
+        with contextlib.suppress(peewee.PeeweeException):
+            self._database.close()
