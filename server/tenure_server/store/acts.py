@@ -63,7 +63,7 @@ class Acts:
             )
 
     def revoke_api_key(self, api_key_id: str, now_us: int) -> records.ApiKey:
-        """Revokes a key and gives it as it is now; a second time changes nothing. Raises NotFound."""
+        """Revokes a key and gives it as it is now; twice is the same as once. Raises NotFound."""
         table = tables.ApiKey
         revoke = table.update(revoke_us=now_us).where(
             table.api_key_id == api_key_id, table.revoke_us.is_null()
@@ -112,7 +112,7 @@ class Acts:
         return workflow, True
 
     def remember(self, tenant_id: str, request_id: str, answer: records.Answer, at_us: int) -> None:
-        """Keeps the answer to a mutation; `tenant_id` is empty for one that concerns the installation."""
+        """Keeps the answer to a mutation; `tenant_id` is empty for one of the installation."""
         self._insert(
             tables.Request,
             {

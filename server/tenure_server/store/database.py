@@ -42,8 +42,8 @@ class Store:
     def reading(self) -> Iterator[None]:
         """Lends the calling thread a read-only connection, which `reads` uses. May be nested.
 
-        Each statement sees one state of the database; two statements may see two. Raises StoreFailed when the
-        database cannot be read.
+        Each statement sees one state of the database; two statements may see two. Raises
+        StoreFailed when the database cannot be read.
         """
         reader = self.backend.reading
         try:
@@ -77,11 +77,12 @@ class Store:
 
 
 def open_store(url: str, *, holder: str, address: str) -> Store:
-    """Opens the store at ``sqlite:///absolute/path`` or ``postgresql://…`` and brings its tables up to date.
+    """Opens the store at ``sqlite:///absolute/path`` or ``postgresql://…`` and brings its tables up
+    to date.
 
-    `holder` names this process in the seats, unlike any other there ever was; `address` is where it is reached.
-    Raises StoreLocked when another coordinator has the SQLite file, and StoreOpenError for anything else that
-    keeps the store shut; both with a sentence for the operator.
+    `holder` names this process in the seats, unlike any other there ever was; `address` is where it
+    is reached. Raises StoreLocked when another coordinator has the SQLite file, and StoreOpenError
+    for anything else that keeps the store shut; both with a sentence for the operator.
     """
     backend = _backend(url, address)
     try:

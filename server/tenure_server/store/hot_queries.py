@@ -1,8 +1,8 @@
 """The writes of the hot path, each once, as Peewee queries over a source of rows.
 
-The databases differ only in how thousands of rows best reach them: SQLite wants one long list of VALUES,
-PostgreSQL one array for each column. So every query here takes its rows as an argument, and the two journals
-(`sqlite_journal`, `postgresql_journal`) build it at the start and keep the text.
+The databases differ only in how thousands of rows best reach them: SQLite wants one long list of
+VALUES, PostgreSQL one array for each column. So every query here takes its rows as an argument, and
+the two journals (`sqlite_journal`, `postgresql_journal`) build it at the start and keep the text.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def insert(table: type[tables.Table], columns: Sequence[str], rows: Any) -> Any:
 
 
 def upsert_tasks(rows: Any) -> Any:
-    """Writes the tasks where the table does not know better: a later term, or a state that is never left."""
+    """Writes the tasks where the table does not know better: a later term, or an ended task."""
     task = tables.WorkflowTask
     fixed = (*TASK_KEY, "task_key")
     changing = [getattr(task, name) for name in journal.TASK_COLUMNS if name not in fixed]

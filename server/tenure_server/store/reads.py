@@ -1,7 +1,8 @@
 """Reading, inside `Store.reading`: the installation's tables, and one tenant's.
 
-`TenantReads` is the only way to a tenant's workflows, runs, tasks and events. It hands its tenant to every
-query by itself and refuses to run one that does not ask for it; nobody above can leave it out or swap it.
+`TenantReads` is the only way to a tenant's workflows, runs, tasks and events. It hands its tenant
+to every query by itself and refuses to run one that does not ask for it; nobody above can leave it
+out or swap it.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class Reads:
 
 
 class TenantReads:
-    """Reads what belongs to one tenant, and nothing else. Raises StoreFailed through `Store.reading`."""
+    """Reads what belongs to one tenant. Raises StoreFailed through `Store.reading`."""
 
     def __init__(self, store: Store, tenant_id: str) -> None:
         self._store = store
@@ -203,7 +204,7 @@ class TenantReads:
     def tasks(
         self, run_id: str, after_index: int, limit: int, with_output: bool = False
     ) -> list[records.Task]:
-        """The tasks of a run that have rows, in order, from behind `after_index` on (-1: from the first).
+        """The tasks of a run that have rows, in order, from behind `after_index` (-1: all) on.
 
         Without `with_output` they come without outputs and checkpoints.
         """
@@ -238,9 +239,10 @@ class TenantReads:
         return [rows.run(row) for row in self._rows(queries.RUNS_OPEN)]
 
     def open_tasks(self) -> Iterator[records.Task]:
-        """All tasks with rows of all runs that have not ended: outputs left out, and the checkpoints of ended ones.
+        """All tasks with rows of all runs that have not ended, for taking up work again.
 
-        Goes through the runs a piece at a time, so that it never holds more than some ten thousand tasks.
+        Outputs are left out, and the checkpoints of ended tasks. Goes through the runs a piece at a
+        time, so that it never holds more than some ten thousand tasks.
         """
         for run_ids in _bundles(self._rows(queries.RUN_IDS_OPEN)):
             for piece in statements.pieces(run_ids):
@@ -256,7 +258,7 @@ class TenantReads:
 
 
 def _bundles(found: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
-    """Bundles runs (id, number of tasks) so that no bundle has many more than `_BUNDLE_TASKS` tasks."""
+    """Bundles runs (id, number of tasks) of some `_BUNDLE_TASKS` tasks together."""
     bundle: list[str] = []
     tasks = 0
     for run_id, task_count in found:

@@ -1,4 +1,7 @@
-"""Rows to core values and back. Rows come as the driver has them, in the order of the column lists here."""
+"""Rows to core values and back.
+
+Rows come as the driver has them, in the order of the column lists here.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Seats: which tenants this coordinator decides for.
 
-A seat is a lease: holder, term, until. Each taking raises the term, and every transaction asserts it, so
-whoever lost a seat without noticing can do no harm. On SQLite the file's lock has decided already, and all
-seats are taken at once; on PostgreSQL a seat is free when its time, by the server's clock, is over.
+A seat is a lease: holder, term, until. Each taking raises the term, and every transaction asserts
+it, so whoever lost a seat without noticing can do no harm. On SQLite the file's lock has decided
+already, and all seats are taken at once; on PostgreSQL a seat is free when its time, by the
+server's clock, is over.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _MISSING = tables.Seat.insert_from(
     .where(_SEAT.tenant_id.is_null()),
     list(rows.SEAT),
 ).on_conflict_ignore()
-# A seat that a commit of its holder has locked is left alone: the holder is alive, and the next round comes soon.
+# A seat that a commit of its holder has locked is left alone: the holder is alive, and the next
+# round comes soon.
 _FREE = _SEAT.select(*rows.SEAT).where(_SEAT.holder != _slot("holder")).order_by(_SEAT.tenant_id)
 _EXPIRED = _FREE.where(_SEAT.until_us <= _slot("now_us")).for_update(skip_locked=True)
 _TAKE = [
@@ -49,8 +51,8 @@ _RELEASE = _SEAT.update(
 class Seats:
     """Takes and keeps this coordinator's seats. To be used on the writer's thread.
 
-    All methods raise StoreFailed when the database cannot do it. `until_us` of a seat is by the database's
-    clock; who wants to know how long it may be trusted counts from when it called.
+    All methods raise StoreFailed when the database cannot do it. `until_us` of a seat is by the
+    database's clock; who wants to know how long it may be trusted counts from when it called.
     """
 
     def __init__(self, store: Store) -> None:

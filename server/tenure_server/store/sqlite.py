@@ -1,10 +1,10 @@
 """SQLite: one file, one coordinator, one writing connection.
 
-An operating system's lock beside the file keeps a second coordinator out. It is let go by the kernel when the
-process ends, however it ends.
+An operating system's lock beside the file keeps a second coordinator out. It is let go by the
+kernel when the process ends, however it ends.
 
-APSW is preferred, because it brings a newer SQLite than most systems have and takes less time for each row;
-the standard library's driver is the fallback.
+APSW is preferred, because it brings a newer SQLite than most systems have and takes less time for
+each row; the standard library's driver is the fallback.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ _PRAGMAS = {
     "temp_store": "memory",
 }
 _WRITING = {**_PRAGMAS, "wal_autocheckpoint": 4000}
-# Only the writer moves pages from the log into the file: SQLite before 3.51.3 can damage a file when two do.
+# Only the writer moves pages from the log into the file: SQLite before 3.51.3 can damage a file
+# when two do.
 _READING = {**_PRAGMAS, "wal_autocheckpoint": 0, "query_only": 1}
 
 
@@ -65,7 +66,7 @@ class SqliteBackend:
             raise
 
     def prepare(self) -> None:
-        """Opens the file for writing. Raises StoreOpenError for a file that belongs to something else."""
+        """Opens the file for writing. Raises StoreOpenError for another program's file."""
         self.writing.connect()
         found = self.writing.execute_sql("PRAGMA application_id").fetchone()[0]
         if found == APPLICATION_ID:
@@ -84,7 +85,8 @@ class SqliteBackend:
         if log.exists() and log.stat().st_size >= WAL_BYTES:
             return
         run = self.writing.execute_sql
-        # What is written here is rubbish, so it need not survive; before the checkpoint everything counts again.
+        # What is written here is rubbish, so it need not survive; before the checkpoint everything
+        # counts again.
         run("PRAGMA synchronous = off")
         run("CREATE TABLE IF NOT EXISTS wal_growth (filler BLOB)")
         for _ in range(WAL_BYTES // _WAL_STEP_BYTES):
@@ -106,7 +108,7 @@ class SqliteBackend:
 
 
 class FileLock:
-    """The exclusive lock on a store's file, held through ``<file>.lock``, which tells who holds it."""
+    """The exclusive lock on a store's file, held through ``<file>.lock``, which tells by whom."""
 
     def __init__(self, path: Path, address: str) -> None:
         name = f"{path}.lock"
@@ -127,14 +129,14 @@ class FileLock:
         os.pwrite(self._descriptor, f"{os.getpid()} {address}\n".encode(), 0)
 
     def release(self) -> None:
-        """Lets go. The file stays: to delete it would let two processes lock two files of one name."""
+        """Lets go. The file stays: without it, two processes could lock two files of one name."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def path_of(url: str) -> Path:
-    """The file that a URL such as ``sqlite:///var/lib/tenure/tenure.db`` names. Raises StoreOpenError."""
+    """The file that a URL such as ``sqlite:///var/lib/tenure.db`` names. Raises StoreOpenError."""
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.netloc or parts.query or parts.fragment or not path.startswith("/"):

@@ -1,8 +1,9 @@
 """The hot path on SQLite: few statements with many rows each.
 
-Two things shape it. A statement with many rows lets go of the interpreter's lock once, `executemany` once for
-each row, and then waits for it: twenty times slower beside a busy loop. And a prepared statement is worth
-keeping, so rows go out in chunks of 256, 128, 64 … 1: nine texts for any number of rows.
+Two things shape it. A statement with many rows lets go of the interpreter's lock once,
+`executemany` once for each row, and then waits for it: twenty times slower beside a busy loop. And
+a prepared statement is worth keeping, so rows go out in chunks of 256, 128, 64 … 1: nine texts for
+any number of rows.
 """
 
 from __future__ import annotations

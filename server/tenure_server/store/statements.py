@@ -1,11 +1,11 @@
 """Queries built once: Peewee's SQL with named slots where the values go.
 
-Peewee takes a fifth of a millisecond to build a query and a few microseconds to run one that is built. So the
-queries of the store are constants of their modules, with slots instead of values; each database builds each of
-them on its first use and keeps the text.
+Peewee takes a fifth of a millisecond to build a query and a few microseconds to run one that is
+built. So the queries of the store are constants of their modules, with slots instead of values;
+each database builds each of them on its first use and keeps the text.
 
-A list of values goes into a row of slots whose length is a power of two, so that a handful of texts serves
-lists of every length; what is left over repeats the last value.
+A list of values goes into a row of slots whose length is a power of two, so that a handful of texts
+serves lists of every length; what is left over repeats the last value.
 """
 
 from __future__ import annotations

@@ -1,18 +1,21 @@
 """The tables as Peewee models: names and types for queries.
 
-The tables themselves are made by `migrations`, whose scripts hold frozen copies; a test compares the two.
+The tables themselves are made by `migrations`, whose scripts hold frozen copies; a test compares
+the two.
 
-All times are microseconds since the Unix epoch. States, kinds and roles are the numbers of `core.lifecycle`
-and `core.records`. Every table of a tenant begins with its `tenant_id`, in its key too: so a tenant's rows lie
-together, and can be spread by tenant over the nodes of a larger database.
+All times are microseconds since the Unix epoch. States, kinds and roles are the numbers of
+`core.lifecycle` and `core.records`. Every table of a tenant begins with its `tenant_id`, in its key
+too: so a tenant's rows lie together, and can be spread by tenant over the nodes of a larger
+database.
 
 What the hot path pays for, per row:
 
-- ``workflow_tasks`` and ``workflow_execution_log`` have one tree each, clustered on the key, and no other
-  index and no foreign key: the engine alone writes them, and only for runs that it has just checked.
-- ``workflow_runs`` has two more indexes, both led by the state. They serve the list of open runs at a restart
-  and every page of every list: a list over several states merges one sorted piece for each state, so no filter
-  ever walks over what it does not show.
+- ``workflow_tasks`` and ``workflow_execution_log`` have one tree each, clustered on the key, and no
+  other index and no foreign key: the engine alone writes them, and only for runs that it has just
+  checked.
+- ``workflow_runs`` has two more indexes, both led by the state. They serve the list of open runs at
+  a restart and every page of every list: a list over several states merges one sorted piece for
+  each state, so no filter ever walks over what it does not show.
 - ``requests`` has an index on time, for pruning.
 """
 

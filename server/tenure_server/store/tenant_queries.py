@@ -1,4 +1,4 @@
-"""The queries over one tenant's rows. Every one of them takes the tenant's id in a slot of its own."""
+"""The queries over one tenant's rows, each of which takes the tenant's id in a slot."""
 
 from __future__ import annotations
 

@@ -19,8 +19,9 @@ T = TypeVar("T")
 class Writer:
     """Writes, one transaction at a time, from one thread at a time.
 
-    Every method raises StoreFailed when the database cannot do it, and then opens a new connection at its next
-    call. Whatever is raised, nothing was written; StoreFailed tells of the one exception.
+    Every method raises StoreFailed when the database cannot do it, and then opens a new connection
+    at its next call. Whatever is raised, nothing was written; StoreFailed tells of the one
+    exception.
     """
 
     def __init__(self, backend: Backend, holder: str, address: str) -> None:
@@ -32,8 +33,9 @@ class Writer:
     def commit(self, changes: journal.Changes) -> None:
         """Writes everything in one transaction, if all the seats are still held.
 
-        At most one row a task and one change a run. Raises SeatLost, or StoreConflict when a task or run is not
-        in a state and term that the change may follow, or a key of a new row is taken.
+        At most one row a task and one change a run. Raises SeatLost, or StoreConflict when a task
+        or run is not in a state and term that the change may follow, or a key of a new row is
+        taken.
         """
         with self.transaction():
             self._backend.journal.write(changes, self._holder)
@@ -50,7 +52,7 @@ class Writer:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Database]:
-        """A transaction on the writing connection: committed at the end, rolled back when anything is raised."""
+        """A transaction: committed at the end, rolled back when anything is raised."""
         try:
             self._database.connect(reuse_if_open=True)
             self._database.execute_sql(self._backend.begin)

@@ -1,9 +1,10 @@
 """Tenants, keys, seats, workflows, runs, tasks, their log, and answered requests.
 
-A frozen copy of the models as they were then, on purpose independent of `tenure_server.store.tables`.
+A frozen copy of the models as they were then, on purpose independent of
+`tenure_server.store.tables`.
 
-On SQLite most tables are clustered on their key (WITHOUT ROWID), so that one tree serves for both, and all
-are STRICT. On PostgreSQL texts compare by bytes (COLLATE "C"), as they do on SQLite.
+On SQLite most tables are clustered on their key (WITHOUT ROWID), so that one tree serves for both,
+and all are STRICT. On PostgreSQL texts compare by bytes (COLLATE "C"), as they do on SQLite.
 """
 
 from functools import partial
@@ -51,7 +52,7 @@ def up(migrator, db):
 
         class Meta:
             table_name = "seats"
-            constraints = [_reference("tenants", "tenant_id")]
+            constraints = (_reference("tenants", "tenant_id"),)
 
     class ApiKey(Table):
         api_key_id = text(primary_key=True)
@@ -72,10 +73,10 @@ def up(migrator, db):
         class Meta:
             table_name = "api_key_tenants"
             primary_key = CompositeKey("tenant_id", "api_key_id")
-            constraints = [
+            constraints = (
                 _reference("tenants", "tenant_id"),
                 _reference("api_keys", "api_key_id"),
-            ]
+            )
 
     class WorkflowDefinition(Table):
         tenant_id = text()
@@ -92,8 +93,9 @@ def up(migrator, db):
             table_name = "workflow_definitions"
             primary_key = CompositeKey("tenant_id", "name", "version")
             indexes = ((("tenant_id", "digest", "name"), True),)
-            constraints = [_reference("tenants", "tenant_id")]
-            # Its rows hold megabytes: in a clustered tree they would lie in the way of every search.
+            constraints = (_reference("tenants", "tenant_id"),)
+            # Its rows hold megabytes: in a clustered tree they would lie in the way of every
+            # search.
             table_settings = by_row
 
     class WorkflowRun(Table):
@@ -126,12 +128,12 @@ def up(migrator, db):
                 (("tenant_id", "state", "create_us", "run_id"), False),
                 (("tenant_id", "workflow", "state", "create_us", "run_id"), False),
             )
-            constraints = [
+            constraints = (
                 SQL(
                     "FOREIGN KEY (tenant_id, workflow, workflow_version)"
                     " REFERENCES workflow_definitions (tenant_id, name, version)"
-                )
-            ]
+                ),
+            )
 
     class WorkflowTask(Table):
         tenant_id = text()
