@@ -23,7 +23,7 @@ from tenure_client import channel, errors
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
-_BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=5.0, jitter=0.1)
+_BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.1, max=5.0, jitter=0.1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,10 +41,11 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and the line where it begins."""
+    """A value, the line where it begins, and how many values it holds, itself included."""
 
     line: int
     content: Any
+    size: int
 
 
 def read_yaml(text: str) -> Node:
@@ -82,9 +83,14 @@ def read_json(text: str) -> Any:
 
 
 def plain(node: Node) -> Any:
-    """Gives the value without its lines. Raises SourceError when aliases make it enormous."""
-    budget = iter(range(VALUES_MAX))
-    return _plain(node, budget)
+    """Gives the value without its lines."""
+    match node.content:
+        case dict() as content:
+            return {key: plain(item) for key, item in content.items()}
+        case list() as content:
+            return [plain(item) for item in content]
+        case content:
+            return content
 
 
 def line_of(node: Node, path: Path) -> int:
@@ -128,16 +134,20 @@ class _Composer:
             raise SourceError(line, f"the tag {event.tag} is not allowed here")
         if depth > DEPTH_MAX:
             raise SourceError(line, f"is nested more than {DEPTH_MAX} levels deep")
-        anchor = event.anchor
+        anchor, size = event.anchor, 1
         content: Any
         match event:
             case yaml.ScalarEvent():
                 content = _scalar(event.value, line) if event.implicit[0] else event.value
             case yaml.SequenceStartEvent():
                 content = self._sequence(depth)
+                size += sum(item.size for item in content)
             case _:
                 content = self._mapping(depth)
-        node = Node(line, content)
+                size += sum(item.size for item in content.values())
+        if size > VALUES_MAX:
+            raise SourceError(line, f"holds more than {VALUES_MAX:,} values with its aliases")
+        node = Node(line, content, size)
         # Only now: an alias inside its own anchor finds nothing, so nothing can contain itself.
         if anchor is not None:
             self._anchors[anchor] = node
@@ -179,18 +189,6 @@ def _scalar(text: str, line: int) -> Any:
     if _NOT_FINITE.fullmatch(text):
         raise SourceError(line, f"{text} is not a number that JSON knows")
     return text
-
-
-def _plain(node: Node, budget: Iterator[int]) -> Any:
-    if next(budget, None) is None:
-        raise SourceError(node.line, f"its aliases make more than {VALUES_MAX:,} values")
-    match node.content:
-        case dict() as content:
-            return {key: _plain(item, budget) for key, item in content.items()}
-        case list() as content:
-            return [_plain(item, budget) for item in content]
-        case content:
-            return content
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
