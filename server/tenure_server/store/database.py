@@ -13,6 +13,7 @@ from playhouse import migrations
 from tenure_server.store import statements
 from tenure_server.store.backend import Backend, Database
 from tenure_server.store.errors import StoreFailed, StoreOpenError
+from tenure_server.store.postgresql import PostgresqlBackend
 from tenure_server.store.sqlite import SqliteBackend
 from tenure_server.store.writer import Writer
 
@@ -104,6 +105,8 @@ def _backend(url: str, address: str) -> Backend:
     match scheme:
         case "sqlite":
             return SqliteBackend(url, address)
+        case "postgresql" | "postgres":
+            return PostgresqlBackend(url)
         case _:
             raise StoreOpenError(
                 f"a store's URL begins with sqlite:/// or postgresql://, not with {scheme!r}"

@@ -191,20 +191,19 @@ def up(migrator, db):
             table_name = "requests"
             primary_key = CompositeKey("tenant_id", "request_id")
 
-    db.create_tables(
-        [
-            Tenant,
-            Seat,
-            ApiKey,
-            ApiKeyTenant,
-            WorkflowDefinition,
-            WorkflowRun,
-            WorkflowTask,
-            WorkflowExecutionLog,
-            Request,
-        ],
-        safe=False,
-    )
+    for table in (
+        Tenant,
+        Seat,
+        ApiKey,
+        ApiKeyTenant,
+        WorkflowDefinition,
+        WorkflowRun,
+        WorkflowTask,
+        WorkflowExecutionLog,
+        Request,
+    ):
+        # One by one, because Peewee does not see which table refers to which.
+        db.create_tables([table], safe=False)
 
 
 def _reference(table, column):
