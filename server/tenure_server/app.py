@@ -1,0 +1,284 @@
+"""The coordinator as a process: builds every part from the bottom up, serves, drains, stops.
+
+Order matters twice. The port is bound before the store is opened, because the store tells other
+coordinators where this one is reached; and calls are let in only when everything behind the gates
+stands.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before the first import of grpc, which reads both when it is loaded: its fork handlers crash
+# children spawned under traffic, and its own lines on standard error would stand beside ours.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import grpc
+import grpc.aio
+import orjson
+import structlog
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tenure.v1 import agents_pb2_grpc, runs_pb2_grpc, tenants_pb2_grpc, workflows_pb2_grpc
+from tenure_server import logs
+from tenure_server.bootstrap import bootstrap, write_private
+from tenure_server.config import (
+    LEASE_SECONDS_DEFAULT,
+    LISTEN_DEFAULT,
+    TENANT_DEFAULT,
+    Config,
+    ConfigError,
+)
+from tenure_server.engine.engine import Engine
+from tenure_server.engine.settings import Settings, SystemClock
+from tenure_server.rpc import access
+from tenure_server.rpc.agents import Agents
+from tenure_server.rpc.doorway import Doorway, Streams
+from tenure_server.rpc.gates import Chain
+from tenure_server.rpc.runs import Runs
+from tenure_server.rpc.tenants import Tenants
+from tenure_server.rpc.workflows import Workflows
+from tenure_server.store.database import Store, open_store
+from tenure_server.store.errors import StoreFailed, StoreOpenError
+
+MESSAGE_BYTES_MAX = 64 << 20
+#: How long calls under way may take to end once the coordinator drains.
+DRAIN_SECONDS = 10.0
+# A loop beside a writer thread: the default of 5 ms lets either hold the interpreter far too long.
+SWITCH_SECONDS = 0.0005
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 1000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The coordinator cannot start. The message is one line for the operator."""
+
+
+class Coordinator:
+    """One coordinator in this process. `start` it, and `stop` it in the same loop."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.address = ""
+        self.engine: Engine
+        self.store: Store
+        self._doorway = Doorway()
+        self._server = grpc.aio.server(interceptors=[self._doorway], options=list(SERVER_OPTIONS))
+        self._health = health.aio.HealthServicer()
+        self._chain: Chain
+        self._streams: Streams
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Opens everything and serves. Raises StartError, StoreOpenError; then nothing is open."""
+        async with contextlib.AsyncExitStack() as undo:
+            rules = access.all_rules()
+            undo.push_async_callback(self._server.stop, None)
+            port = _bind(self._server, self.config)
+            self.address = self.config.advertised(port)
+            self.store = open_store(self.config.store, holder=_holder(), address=self.address)
+            undo.callback(self.store.close)
+            settings = Settings(lease_us=int(self.config.lease_seconds * 1e6))
+            self.engine = Engine(self.store, settings, SystemClock())
+            await self.engine.start()
+            undo.push_async_callback(self.engine.stop)
+            if self.config.bootstrap_file is not None:
+                await bootstrap(
+                    self.engine,
+                    self.store,
+                    self.config.bootstrap_file,
+                    self.config.bootstrap_tenant,
+                )
+            self._streams = Streams(self.engine)
+            self._chain = Chain(self.engine, rules)
+            self._doorway.open(self._chain, self._streams)
+            self._add_services()
+            self.engine.on_serving(self._show_health)
+            await self._server.start()
+            undo.pop_all()
+        if self.config.ready_file is not None:
+            ready = {"address": self.address, "pid": os.getpid()}
+            write_private(self.config.ready_file, orjson.dumps(ready), mode=0o644)
+        log.info("serving", address=self.address, store=self.store.kind)
+
+    async def stop(self) -> None:
+        """Drains: agents are told, what is under way commits, streams end, then all is closed."""
+        log.info("draining")
+        self._chain.closing = True
+        await self._health.enter_graceful_shutdown()
+        await self.engine.stop()
+        stopping = asyncio.create_task(self._server.stop(DRAIN_SECONDS))
+        self._streams.end_all()
+        await stopping
+        self.store.close()
+        if self.config.ready_file is not None:
+            self.config.ready_file.unlink(missing_ok=True)
+        log.info("stopped")
+
+    def _add_services(self) -> None:
+        server, engine, store = self._server, self.engine, self.store
+        tenants_pb2_grpc.add_TenantsServicer_to_server(
+            Tenants(engine, store, self._streams), server
+        )
+        workflows_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(engine, store), server)
+        runs_pb2_grpc.add_RunsServicer_to_server(Runs(engine, store), server)
+        agents_pb2_grpc.add_AgentsServicer_to_server(Agents(engine), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(_reflected(), server)
+        channelz.add_channelz_servicer(server)
+
+    def _show_health(self, serving: bool) -> None:
+        async def show() -> None:
+            answer = health_pb2.HealthCheckResponse
+            now = answer.SERVING if serving else answer.NOT_SERVING
+            for name in ("", *_services()):
+                await self._health.set(name, now)
+
+        self._spawn(show())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def serve(config: Config) -> None:
+    """Serves until SIGTERM, SIGINT or the end of standard input."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if config.exit_with_stdin:
+        _watch_stdin(lambda: loop.call_soon_threadsafe(stop.set))
+    coordinator = Coordinator(config)
+    await coordinator.start()
+    await stop.wait()
+    await coordinator.stop()
+
+
+def _bind(server: grpc.aio.Server, config: Config) -> int:
+    try:
+        if config.tls is None:
+            port = server.add_insecure_port(config.listen)
+        else:
+            port = server.add_secure_port(config.listen, _credentials(config))
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise StartError(f"cannot listen on {config.listen}: the address is in use or not ours")
+    return port
+
+
+def _credentials(config: Config) -> grpc.ServerCredentials:
+    tls = config.tls
+    assert tls is not None
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.cert)],
+        root_certificates=tls.client_ca,
+        require_client_auth=tls.client_ca is not None,
+    )
+
+
+def _services() -> list[str]:
+    """The contract's services by full name."""
+    return [
+        service.full_name for file in access.CONTRACT for service in file.services_by_name.values()
+    ]
+
+
+def _reflected() -> list[str]:
+    return [*_services(), health.SERVICE_NAME, reflection.SERVICE_NAME, "grpc.channelz.v1.Channelz"]
+
+
+def _holder() -> str:
+    """A name of this process, unlike that of any process before."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+
+
+def _watch_stdin(ended: Callable[[], object]) -> None:
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 65_536):
+                pass
+        # The loop may be gone already when the process ends for another reason.
+        with contextlib.suppress(RuntimeError):
+            ended()
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tenure", prog_name="tenure-server")
+def main() -> None:
+    """The Tenure coordinator: keeps workflow state, grants leases, answers every call."""
+
+
+def _option(name: str, **settings: Any) -> Callable[[Any], Any]:
+    """A flag that can be given as an environment variable too."""
+    variable = "TENURE_SERVER_" + name.strip("-").replace("-", "_").upper()
+    return click.option(name, envvar=variable, show_envvar=True, **settings)
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@main.command("serve", context_settings={"show_default": True})
+@_option("--store", required=True, help="sqlite:///absolute/path or postgresql://…")
+@_option("--listen", default=LISTEN_DEFAULT, help="host:port; port 0 takes a free one.")
+@_option("--address", default="", help="Where others reach this coordinator, if not there.")
+@_option("--lease-seconds", type=float, default=LEASE_SECONDS_DEFAULT, help="How long leases hold.")
+@_option("--tls-cert", type=_FILE, help="PEM file of the certificate chain.")
+@_option("--tls-key", type=_FILE, help="PEM file of its private key.")
+@_option("--tls-client-ca", type=_FILE, help="Demand client certificates signed by this one.")
+@_option("--ready-file", type=_FILE, help="Write address and pid here once serving.")
+@_option("--bootstrap", type=_FILE, help="Make a tenant and keys in an empty store; write them.")
+@_option("--bootstrap-tenant", default=TENANT_DEFAULT, help="The tenant that --bootstrap makes.")
+@_option("--exit-with-stdin", is_flag=True, help="Drain and exit when standard input ends.")
+@_option("--log-format", type=click.Choice(["json", "console"]), default="console", help="Form.")
+@_option("--log-level", type=click.Choice(logs.LEVELS), default="info", help="From here up.")
+def serve_command(log_format: Literal["json", "console"], log_level: str, **settings: Any) -> None:
+    """Serves until it is told to stop, then drains and exits with 0."""
+    try:
+        config = Config.checked(log_format=log_format, log_level=log_level, **settings)
+        logs.configure(log_format, log_level)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(config))
+    except (ConfigError, StartError, StoreOpenError, StoreFailed, access.ContractFault) as error:
+        click.echo(f"tenure-server: {error}", err=True)
+        sys.exit(2)

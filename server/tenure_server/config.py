@@ -1,0 +1,152 @@
+"""What a coordinator can be told: flags and environment, as one frozen value that makes sense."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+LEASE_SECONDS_MIN = 1.0
+LEASE_SECONDS_MAX = 3600.0
+LEASE_SECONDS_DEFAULT = 30.0
+LISTEN_DEFAULT = "127.0.0.1:7233"
+TENANT_DEFAULT = "dev"
+
+
+class ConfigError(ValueError):
+    """The configuration makes no sense. The message is one line for the operator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """What the coordinator proves itself with, and whom it trusts. PEM bytes."""
+
+    cert: bytes
+    key: bytes
+    #: When set, clients must show a certificate that this authority signed.
+    client_ca: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How one coordinator runs. Make it with `Config.checked`."""
+
+    store: str
+    listen: str
+    #: Where others reach this coordinator; empty for the address it listens on.
+    address: str = ""
+    lease_seconds: float = LEASE_SECONDS_DEFAULT
+    tls: TlsFiles | None = None
+    ready_file: Path | None = None
+    bootstrap_file: Path | None = None
+    bootstrap_tenant: str = TENANT_DEFAULT
+    exit_with_stdin: bool = False
+    log_format: Literal["json", "console"] = "console"
+    log_level: str = "info"
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        store: str,
+        listen: str,
+        address: str,
+        lease_seconds: float,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        tls_client_ca: Path | None,
+        ready_file: Path | None,
+        bootstrap: Path | None,
+        bootstrap_tenant: str,
+        exit_with_stdin: bool,
+        log_format: Literal["json", "console"],
+        log_level: str,
+    ) -> Self:
+        """Checks everything and reads the TLS files. Raises ConfigError."""
+        if not LEASE_SECONDS_MIN <= lease_seconds <= LEASE_SECONDS_MAX:
+            raise ConfigError(
+                f"--lease-seconds must lie between {LEASE_SECONDS_MIN:g} and {LEASE_SECONDS_MAX:g}"
+            )
+        tls = _read_tls(tls_cert, tls_key, tls_client_ca)
+        host = _check_address("--listen", listen, port_min=0)
+        if address:
+            _check_address("--address", address, port_min=1)
+        elif host in ("", "0.0.0.0", "::", "*"):
+            raise ConfigError(f"--address is required, because --listen {listen} has no one host")
+        for name, path in (("--ready-file", ready_file), ("--bootstrap", bootstrap)):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise ConfigError(f"{name}: there is no directory {path.absolute().parent}")
+        return cls(
+            store=_checked_store(store),
+            listen=listen,
+            address=address,
+            lease_seconds=lease_seconds,
+            tls=tls,
+            ready_file=ready_file,
+            bootstrap_file=bootstrap,
+            bootstrap_tenant=bootstrap_tenant,
+            exit_with_stdin=exit_with_stdin,
+            log_format=log_format,
+            log_level=log_level,
+        )
+
+    def advertised(self, port: int) -> str:
+        """Where others reach this coordinator, once its port is known."""
+        if self.address:
+            return self.address
+        host = self.listen.rpartition(":")[0]
+        return f"{host}:{port}"
+
+
+def _checked_store(url: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in ("sqlite", "postgresql", "postgres"):
+        raise ConfigError(
+            "--store must read sqlite:///absolute/path/to/file or postgresql://…, "
+            f"not {scheme if separator else url!r}"
+        )
+    return url
+
+
+def _check_address(flag: str, address: str, *, port_min: int) -> str:
+    """The host of a `host:port`. Raises ConfigError."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal() or not port_min <= int(port) <= 65535:
+        raise ConfigError(f"{flag} must read host:port, such as {LISTEN_DEFAULT}, not {address!r}")
+    bare = host
+    if host.startswith("[") and host.endswith("]"):
+        bare = host[1:-1]
+        try:
+            ipaddress.IPv6Address(bare)
+        except ValueError:
+            raise ConfigError(f"{flag}: {host} is no IPv6 address") from None
+    elif ":" in host:
+        raise ConfigError(f"{flag}: an IPv6 address stands in brackets, such as [::1]:7233")
+    return bare
+
+
+def _read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    if cert is None and key is None:
+        if client_ca is not None:
+            raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key beside it")
+        return None
+    if cert is None or key is None:
+        raise ConfigError("--tls-cert and --tls-key come together")
+    return TlsFiles(
+        cert=_read_pem("--tls-cert", cert, "CERTIFICATE"),
+        key=_read_pem("--tls-key", key, "PRIVATE KEY"),
+        client_ca=(
+            None if client_ca is None else _read_pem("--tls-client-ca", client_ca, "CERTIFICATE")
+        ),
+    )
+
+
+def _read_pem(flag: str, path: Path, kind: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{flag}: cannot read {path}: {error.strerror}") from None
+    if b"-----BEGIN " not in content or f"{kind}-----".encode() not in content:
+        raise ConfigError(f"{flag}: {path} holds no PEM {kind.lower()}")
+    return content

@@ -1,0 +1,67 @@
+"""Logs: one event a line, as JSON for machines or in colour for people, always on standard error.
+
+Whatever is bound to the context of a task (correlation id, tenant, run, …) is in all of its lines.
+What libraries write through `logging` takes the same road.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Literal, TextIO
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor
+
+LEVELS = ("debug", "info", "warning", "error")
+# grpc warns of every connection that breaks; those are everyday life to a coordinator.
+_LIBRARY_LEVELS = {"grpc": logging.ERROR, "asyncio": logging.WARNING, "peewee": logging.WARNING}
+
+
+def configure(form: Literal["json", "console"], level: str, stream: TextIO | None = None) -> None:
+    """Sets up logging for the whole process. Call it once, before the first line."""
+    out = sys.stderr if stream is None else stream
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    renderers: list[Processor]
+    if form == "json":
+        renderers = [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(serializer=_json),
+        ]
+    else:
+        renderers = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+    structlog.configure(
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+    _route_libraries(out, number, shared, renderers)
+
+
+def _route_libraries(
+    out: TextIO, number: int, shared: list[Processor], renderers: list[Processor]
+) -> None:
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name, library_level in _LIBRARY_LEVELS.items():
+        logging.getLogger(name).setLevel(max(number, library_level))
+
+
+def _json(event: EventDict, **_: Any) -> str:
+    return orjson.dumps(event, default=str).decode()

@@ -1,0 +1,366 @@
+"""The one path of every call, in order, for all four RPC shapes; see `GATES`.
+
+A gate has two sides. `enter` hears of the call before any message of it is looked at; `admit` hears
+each inbound message, on a stream every one. A gate refuses by raising a `Refusal`; whatever else it
+raises is a refusal too, because the doorway answers INTERNAL and never goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import structlog
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.unknown_fields import UnknownFieldSet
+from protovalidate import Validator
+
+from tenure_server.core import errors, ids, records
+from tenure_server.rpc import access
+from tenure_server.rpc.owned import Owned, Walker
+
+CORRELATION_HEADER = "x-correlation-id"
+CREDENTIAL_HEADER = "authorization"
+TENANT_HEADER = "x-tenure-tenant"
+CORRELATION_CHARACTERS_MAX = 100
+_VIOLATIONS_MAX = 20
+
+
+class Desk(Protocol):
+    """What the gates need to know from the engine."""
+
+    async def principal(self, secret_hash: bytes) -> records.ApiKey | None:
+        """The key with this hash, valid or not."""
+
+    def still_valid(self, api_key_id: str) -> bool:
+        """False once the key is revoked or expired. Cheap."""
+
+    def now_us(self) -> int:
+        """The time."""
+
+    def check_seat(self, tenant_id: str) -> None:
+        """Raises SeatElsewhere when another coordinator decides for the tenant."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call on its way through the gates, and what they found out about it."""
+
+    rule: access.AccessRule
+    #: Pairs as they came; names are lower case.
+    metadata: Iterable[tuple[str, str | bytes]]
+    #: Whether messages come in as a stream.
+    inbound_stream: bool = False
+    correlation_id: str = ""
+    key: records.ApiKey | None = None
+    tenant_ids: tuple[str, ...] = ()
+    tenant_id: str = ""
+    #: Why the stream is to end although its handler would go on.
+    ended: errors.Refusal | None = None
+
+    def header(self, name: str) -> str | None:
+        """One header of ours, None when absent. Raises MetadataInvalid when it came twice."""
+        values = [value for key, value in self.metadata if key == name]
+        if not values:
+            return None
+        if len(values) > 1:
+            raise errors.MetadataInvalid(f"{name} came {len(values)} times", header=name)
+        value = values[0]
+        if isinstance(value, bytes) or not value.isprintable():
+            raise errors.MetadataInvalid(f"{name} is not printable text", header=name)
+        return value
+
+    def caller(self) -> access.Caller:
+        """Who calls, once every gate let the call in."""
+        if self.key is None:
+            raise LookupError(f"{self.rule.method} is open: it has no caller")
+        return access.Caller(
+            key=self.key,
+            tenant_ids=self.tenant_ids,
+            tenant_id=self.tenant_id,
+            correlation_id=self.correlation_id,
+            rule=self.rule,
+        )
+
+
+class Gate:
+    """Lets calls and messages pass, or refuses them."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def enter(self, call: Call) -> None:
+        """Hears of a call. Raises Refusal."""
+
+    def admit(self, call: Call, message: Message) -> None:
+        """Hears of an inbound message. Raises Refusal."""
+
+
+class Correlation(Gate):
+    """Gives the call the id that ties together everything it causes."""
+
+    async def enter(self, call: Call) -> None:
+        """Takes the caller's id, or makes one."""
+        call.correlation_id = secrets.token_hex(16)
+        structlog.contextvars.bind_contextvars(
+            correlation_id=call.correlation_id, method=call.rule.method
+        )
+        given = call.header(CORRELATION_HEADER)
+        if given is None:
+            return
+        if not given or len(given) > CORRELATION_CHARACTERS_MAX:
+            raise errors.MetadataInvalid(
+                f"{CORRELATION_HEADER} must have 1 to {CORRELATION_CHARACTERS_MAX} characters",
+                header=CORRELATION_HEADER,
+            )
+        call.correlation_id = given
+        structlog.contextvars.bind_contextvars(correlation_id=given)
+
+
+class Identity(Gate):
+    """Finds out who calls: the API key, known to us by the hash of its secret only."""
+
+    async def enter(self, call: Call) -> None:
+        """Wants a key that is valid now."""
+        if call.rule.open:
+            return
+        header = call.header(CREDENTIAL_HEADER)
+        if header is None:
+            raise errors.CredentialMissing("no 'authorization: Bearer …' came with the call")
+        scheme, _, secret = header.partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            raise errors.CredentialMissing("authorization must read 'Bearer' and an API key")
+        key = await self._desk.principal(hashlib.sha256(secret.encode()).digest())
+        if key is None or not key.valid_at(self._desk.now_us()):
+            raise _credential_invalid()
+        call.key = key
+        structlog.contextvars.bind_contextvars(api_key_id=key.api_key_id)
+
+    def admit(self, call: Call, message: Message) -> None:
+        """Wants the key to be valid still."""
+        if call.key is not None and not self._desk.still_valid(call.key.api_key_id):
+            raise _credential_invalid()
+
+
+class Tenancy(Gate):
+    """Decides what the caller may call and for which tenants, and keeps other tenants' things out.
+
+    Another tenant's thing is NOT_FOUND in the very words of a thing that does not exist. This is
+    the first of two checks: handlers read through a store that is bound to the tenant.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self._walkers = {request.full_name: Walker(request) for request in access.request_types()}
+
+    async def enter(self, call: Call) -> None:
+        """Wants a role that the rule names, and one tenant where the rule needs one."""
+        key = call.key
+        if key is None:
+            return
+        rule = call.rule
+        if rule.roles.isdisjoint(key.roles):
+            names = ", ".join(role.name.lower() for role in sorted(rule.roles))
+            raise errors.RoleMissing(f"this call needs one of the roles {names}", roles=names)
+        call.tenant_ids = key.tenant_ids
+        if records.Role.OPERATOR in key.roles and rule.tenantless:
+            return
+        asked = call.header(TENANT_HEADER)
+        if asked:
+            if asked not in key.tenant_ids:
+                raise errors.NotFound("tenant", asked)
+            if not rule.tenantless:
+                call.tenant_ids = (asked,)
+        if rule.tenantless:
+            return
+        self._choose(call)
+
+    def admit(self, call: Call, message: Message) -> None:
+        """Wants everything that the message names to be the caller's."""
+        walker = self._walkers.get(message.DESCRIPTOR.full_name)
+        if walker is None or walker.names_nothing or call.key is None:
+            return
+        if records.Role.OPERATOR in call.key.roles:
+            return
+        tenant_ids = call.tenant_ids
+        for path, owned, value in walker.mentions(message):
+            if owned is Owned.WORKFLOW:
+                continue
+            if owned is Owned.TENANT:
+                if value not in tenant_ids:
+                    raise errors.NotFound("tenant", value)
+            elif not _in_scope(value, tenant_ids):
+                if not _is_uuid(value):
+                    raise errors.FieldsInvalid([(path, "must be a valid UUID")])
+                raise errors.NotFound(_WORDS[owned], value)
+
+    def _choose(self, call: Call) -> None:
+        if not call.tenant_ids:
+            raise errors.TenantNotChosen("the key acts for no tenant")
+        if len(call.tenant_ids) == 1:
+            call.tenant_id = call.tenant_ids[0]
+            structlog.contextvars.bind_contextvars(tenant_id=call.tenant_id)
+            # Anybody can read what is committed; only the holder of the seat decides.
+            if call.rule.rate is not access.RateClass.READ:
+                self._desk.check_seat(call.tenant_id)
+        elif not call.rule.all_tenants:
+            raise errors.TenantNotChosen(
+                f"the key acts for {len(call.tenant_ids)} tenants: name one in {TENANT_HEADER}"
+            )
+
+
+class Rate(Gate):
+    """The place of the rate gate. It counts nothing yet, so it lets everything pass."""
+
+
+class Contract(Gate):
+    """Holds messages against the field rules that the contract declares."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self._validator = Validator()
+        # The first use of a type compiles its rules: no call shall wait for that.
+        for request in access.request_types():
+            self._validator.collect_violations(GetMessageClass(request)())
+
+    def admit(self, call: Call, message: Message) -> None:
+        """Wants every field to keep its rule, and no field that we do not know."""
+        if violations := self._validator.collect_violations(message):
+            raise errors.FieldsInvalid([_read(item) for item in violations[:_VIOLATIONS_MAX]])
+        # A newer client's field must not be dropped silently: it may change what the call means.
+        # Streams are spared: their frames are many, and newer agents say hello to older servers.
+        if call.inbound_stream:
+            return
+        if found := [*_unknown_fields(message), *_unstorable(message, "")]:
+            raise errors.FieldsInvalid(found[:_VIOLATIONS_MAX])
+
+
+class Constitution(Gate):
+    """The place of the constitution. It has no articles yet, so it lets everything pass."""
+
+
+#: Every call passes these, in this order; then its handler hears of it.
+GATES: tuple[type[Gate], ...] = (
+    Correlation,
+    Identity,
+    Tenancy,
+    Rate,
+    Contract,
+    Constitution,
+)
+
+
+class Chain:
+    """The gates, built and in order."""
+
+    def __init__(self, desk: Desk, rules: Mapping[str, access.AccessRule]) -> None:
+        self.rules = rules
+        #: Whether the coordinator stops: then only calls that are open to everybody pass.
+        self.closing = False
+        gates = [gate(desk) for gate in GATES]
+        self._enter = [gate for gate in gates if type(gate).enter is not Gate.enter]
+        self._admit = [gate for gate in gates if type(gate).admit is not Gate.admit]
+
+    async def enter(self, call: Call) -> None:
+        """Leads a call through the first side of every gate. Raises Refusal."""
+        for gate in self._enter:
+            await gate.enter(call)
+        if self.closing and not call.rule.open:
+            raise errors.Stopping("the coordinator is stopping")
+
+    def admit(self, call: Call, message: Message) -> None:
+        """Leads a message through the second side of every gate. Raises Refusal."""
+        for gate in self._admit:
+            gate.admit(call, message)
+
+
+#: Messages that the store keeps as bytes of JSON, where NUL is spelled out.
+_KEPT_AS_BYTES = frozenset({"tenure.v1.WorkflowDefinition", "google.protobuf.Value"})
+
+_WORDS = {
+    Owned.TENANT: "tenant",
+    Owned.RUN: "run",
+    Owned.API_KEY: "API key",
+    Owned.AGENT: "agent",
+}
+
+
+def _credential_invalid() -> errors.CredentialInvalid:
+    return errors.CredentialInvalid("the API key is unknown, expired or revoked")
+
+
+@lru_cache(maxsize=65_536)
+def _in_scope(name: str, tenant_ids: tuple[str, ...]) -> bool:
+    return any(ids.belongs(name, tenant_id) for tenant_id in tenant_ids)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def _read(violation: Any) -> tuple[str, str]:
+    """A violation of protovalidate as field path and reason."""
+    found = violation.proto
+    path = ""
+    for element in found.field.elements if found.field else ():
+        path += f".{element.field_name}" if path else element.field_name
+        subscript = element.subscript
+        if subscript is not None:
+            value = subscript.value
+            path += f"[{value!r}]" if isinstance(value, str) else f"[{value}]"
+    return path or "request", found.message or found.rule_id
+
+
+def _unknown_fields(message: Message) -> list[tuple[str, str]]:
+    known = type(message)()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    if known.ByteSize() == message.ByteSize():
+        return []
+    return list(_find_unknown(message, ""))
+
+
+def _unstorable(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
+    """Text with the one character that PostgreSQL cannot keep and people never mean."""
+    for item, value in message.ListFields():
+        path = f"{prefix}.{item.name}" if prefix else item.name
+        if item.type == FieldDescriptor.TYPE_STRING:
+            texts = value if item.is_repeated else (value,)
+            if any("\0" in text for text in texts):
+                yield path, "must not contain the character NUL"
+        elif (part := item.message_type) is not None and part.full_name not in _KEPT_AS_BYTES:
+            if part.GetOptions().map_entry:
+                if any("\0" in text for pair in value.items() for text in pair):
+                    yield path, "must not contain the character NUL"
+            else:
+                for inner in value if item.is_repeated else (value,):
+                    yield from _unstorable(inner, path)
+
+
+def _find_unknown(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
+    fields: Any = UnknownFieldSet(message)
+    for unknown in fields:
+        yield prefix or "request", f"has a field that is not known here: {unknown.field_number}"
+    for item, value in message.ListFields():
+        if item.message_type is None:
+            continue
+        path = f"{prefix}.{item.name}" if prefix else item.name
+        if item.message_type.GetOptions().map_entry:
+            if item.message_type.fields_by_name["value"].message_type is not None:
+                for key, part in value.items():
+                    yield from _find_unknown(part, f"{path}[{key!r}]")
+        elif item.is_repeated:
+            for index, part in enumerate(value):
+                yield from _find_unknown(part, f"{path}[{index}]")
+        else:
+            yield from _find_unknown(value, path)

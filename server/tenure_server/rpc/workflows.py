@@ -1,0 +1,108 @@
+"""The service Workflows: definitions, their versions, and what is wrong with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenure.v1 import workflows_pb2, workflows_pb2_grpc
+from tenure_server.core import records
+from tenure_server.core.definition import WorkflowDefinition, digest_of
+from tenure_server.core.graph import Graph
+from tenure_server.engine.engine import Engine
+from tenure_server.rpc import access, convert, pages
+from tenure_server.rpc.doorway import Context
+from tenure_server.rpc.requests import repeatable
+from tenure_server.store.database import Store
+from tenure_server.store.reads import TenantReads
+
+#: From so many tasks on a definition is worked on beside the loop, so that nobody else waits.
+BESIDE_THE_LOOP_TASKS = 200
+
+T = TypeVar("T")
+
+
+class Workflows(workflows_pb2_grpc.WorkflowsServicer):
+    """Converts, asks, converts."""
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self._engine = engine
+        self._store = store
+
+    async def RegisterWorkflow(
+        self, request: workflows_pb2.RegisterWorkflowRequest, context: Context
+    ) -> workflows_pb2.RegisterWorkflowResponse:
+        """Registers a definition, or finds the version that has this very content."""
+        caller = access.caller()
+        size = len(request.definition.tasks)
+
+        def read() -> tuple[WorkflowDefinition, records.Request | None]:
+            asked = repeatable(request, caller.rule.method)
+            return convert.definition(request.definition), asked
+
+        definition, asked = await _worked(size, read)
+        workflow, created = await self._engine.register_workflow(caller.origin, definition, asked)
+        return workflows_pb2.RegisterWorkflowResponse(
+            workflow=convert.workflow_message(workflow), created=created
+        )
+
+    async def ValidateWorkflow(
+        self, request: workflows_pb2.ValidateWorkflowRequest, context: Context
+    ) -> workflows_pb2.ValidateWorkflowResponse:
+        """Judges a definition and keeps nothing."""
+
+        def judge() -> tuple[Graph, str]:
+            definition = convert.definition(request.definition)
+            return definition.check(), digest_of(definition.canonical())
+
+        graph, digest = await _worked(len(request.definition.tasks), judge)
+        return workflows_pb2.ValidateWorkflowResponse(
+            digest=digest,
+            task_count=len(graph.keys),
+            dependency_count=graph.dependency_count,
+            depth=graph.depth,
+        )
+
+    async def GetWorkflow(
+        self, request: workflows_pb2.GetWorkflowRequest, context: Context
+    ) -> workflows_pb2.GetWorkflowResponse:
+        """Shows one version with its definition."""
+        tenant_id = access.caller().tenant_id
+        known = await self._engine.known_workflow(tenant_id, request.name, request.version)
+        message = await _worked(
+            known.record.task_count,
+            lambda: convert.workflow_message(known.record, known.definition),
+        )
+        return workflows_pb2.GetWorkflowResponse(workflow=message)
+
+    async def ListWorkflows(
+        self, request: workflows_pb2.ListWorkflowsRequest, context: Context
+    ) -> workflows_pb2.ListWorkflowsResponse:
+        """Lists workflows by name, or the versions of one from the newest on."""
+        caller = access.caller()
+        limit = pages.limit(request)
+        cursor = pages.read(caller, request)
+        reads = TenantReads(self._store, caller.tenant_id)
+
+        def read() -> list[records.Workflow]:
+            if request.name:
+                return reads.versions(request.name, cursor[0] if cursor else None, limit + 1)
+            return reads.workflows(cursor[0] if cursor else "", limit + 1)
+
+        found = await self._engine.read(read)
+        response = workflows_pb2.ListWorkflowsResponse(
+            workflows=[convert.workflow_message(workflow) for workflow in found[:limit]]
+        )
+        if len(found) > limit:
+            last = found[limit - 1]
+            following = [last.version] if request.name else [last.name]
+            response.next_page_token = pages.issue(caller, request, following)
+        return response
+
+
+async def _worked(size: int, work: Callable[[], T]) -> T:
+    """Does work on a definition of that many tasks where it holds nobody up."""
+    if size < BESIDE_THE_LOOP_TASKS:
+        return work()
+    return await asyncio.to_thread(work)
