@@ -13,7 +13,7 @@ of their own, so that retries do nothing twice.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -93,7 +93,7 @@ class Client:
         request = tenants_pb2.GetTenantRequest(tenant_id=tenant_id)
         return (await self._connection.call(lambda to: to.tenants.GetTenant, request)).tenant
 
-    async def list_tenants(self) -> AsyncIterator[tenants_pb2.Tenant]:
+    async def list_tenants(self) -> AsyncGenerator[tenants_pb2.Tenant, None]:
         """Gives the tenants that the caller may see, by id."""
         request = tenants_pb2.ListTenantsRequest(page_size=PAGE_SIZE)
         while True:
@@ -144,7 +144,7 @@ class Client:
         )
         return await self._connection.call(lambda to: to.tenants.CreateApiKey, request)
 
-    async def list_keys(self, tenant_id: str = "") -> AsyncIterator[tenants_pb2.ApiKey]:
+    async def list_keys(self, tenant_id: str = "") -> AsyncGenerator[tenants_pb2.ApiKey, None]:
         """Gives the keys of a tenant, oldest first; without one, the operators' keys."""
         request = tenants_pb2.ListApiKeysRequest(tenant_id=tenant_id, page_size=PAGE_SIZE)
         while True:
@@ -188,7 +188,7 @@ class Client:
         request = workflows_pb2.GetWorkflowRequest(name=name, version=version)
         return (await self._connection.call(lambda to: to.workflows.GetWorkflow, request)).workflow
 
-    async def list_workflows(self, name: str = "") -> AsyncIterator[workflows_pb2.Workflow]:
+    async def list_workflows(self, name: str = "") -> AsyncGenerator[workflows_pb2.Workflow, None]:
         """Gives the newest version of each workflow, or every version of the one named."""
         request = workflows_pb2.ListWorkflowsRequest(name=name, page_size=PAGE_SIZE)
         while True:
@@ -248,7 +248,7 @@ class Client:
         workflow: str = "",
         states: Iterable[runs_pb2.RunState.ValueType] = (),
         page_size: int = PAGE_SIZE,
-    ) -> AsyncIterator[runs_pb2.Run]:
+    ) -> AsyncGenerator[runs_pb2.Run, None]:
         """Gives runs, newest first, without their inputs."""
         request = runs_pb2.ListRunsRequest(workflow=workflow, states=states, page_size=page_size)
         while True:
@@ -266,7 +266,7 @@ class Client:
 
     async def list_tasks(
         self, run_id: str, *, states: Iterable[runs_pb2.TaskState.ValueType] = ()
-    ) -> AsyncIterator[runs_pb2.Task]:
+    ) -> AsyncGenerator[runs_pb2.Task, None]:
         """Gives the tasks of a run in the order of its definition, without outputs."""
         request = runs_pb2.ListTasksRequest(run_id=run_id, states=states, page_size=PAGE_SIZE)
         while True:
@@ -279,7 +279,7 @@ class Client:
 
     async def list_run_events(
         self, run_id: str, *, after_sequence: int = 0
-    ) -> AsyncIterator[runs_pb2.RunEvent]:
+    ) -> AsyncGenerator[runs_pb2.RunEvent, None]:
         """Gives what happened in a run so far, in order."""
         request = runs_pb2.ListRunEventsRequest(
             run_id=run_id, after_sequence=after_sequence, page_size=PAGE_SIZE
@@ -324,7 +324,7 @@ class Client:
 
     # Agents
 
-    async def list_agents(self) -> AsyncIterator[agents_pb2.Agent]:
+    async def list_agents(self) -> AsyncGenerator[agents_pb2.Agent, None]:
         """Gives the agents that serve the caller's tenant, by name."""
         request = agents_pb2.ListAgentsRequest(page_size=PAGE_SIZE)
         while True:

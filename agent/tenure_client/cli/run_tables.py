@@ -1,0 +1,175 @@
+"""Runs and their tasks on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import click
+import orjson
+
+from tenure.v1 import runs_pb2
+from tenure_client import duration
+from tenure_client.cli import output, plain
+
+_RUN_STATE = runs_pb2.RunState.DESCRIPTOR
+_TASK_STATE = runs_pb2.TaskState.DESCRIPTOR
+_COUNTS = ("succeeded", "failed", "upstream_failed", "cancelled", "retrying", "leased", "ready")
+_JSON_CHARACTERS_SHOWN = 2000
+
+
+def exit_code(run: runs_pb2.Run) -> int:
+    """Gives the exit code that a run's end stands for."""
+    return 0 if run.state == runs_pb2.RUN_STATE_SUCCEEDED else 1
+
+
+def state_of(run: runs_pb2.Run) -> str:
+    """Gives the word for where a run stands."""
+    return plain.word(_RUN_STATE, run.state)
+
+
+def show_run(run: runs_pb2.Run, *, json: bool) -> None:
+    """Writes everything about a run."""
+    if json:
+        output.document(run)
+        return
+    output.details(
+        (
+            ("run", run.run_id),
+            ("workflow", f"{run.workflow} version {run.workflow_version}"),
+            ("state", state_of(run)),
+            ("reason", run.reason),
+            ("tasks", counts(run.tasks)),
+            ("took", _took(run)),
+            ("created", plain.local_time(run.create_time)),
+            ("started", _time(run, "start_time")),
+            ("ended", _time(run, "end_time")),
+            ("priority", run.priority or None),
+            ("labels", output.words(run.labels)),
+            ("input", _json_text(plain.of(run.input)) if run.HasField("input") else None),
+            ("digest", run.workflow_digest),
+            ("correlation id", run.correlation_id),
+        )
+    )
+
+
+def show_end(run: runs_pb2.Run) -> None:
+    """Writes how a run ended, on one line."""
+    reason = f": {output.clean(run.reason)}" if run.reason else ""
+    click.echo(f"{state_of(run)} in {_took(run)}, {counts(run.tasks)}{reason}")
+
+
+def show_runs(runs: Sequence[runs_pb2.Run], *, json: bool) -> None:
+    """Writes a list of runs."""
+    if json:
+        output.document(list(runs))
+        return
+    output.table(
+        ("RUN", "WORKFLOW", "VERSION#", "STATE", "DONE#", "TASKS#", "CREATED", "TOOK#"),
+        (
+            (
+                run.run_id,
+                run.workflow,
+                run.workflow_version,
+                state_of(run),
+                run.tasks.succeeded,
+                run.tasks.total,
+                plain.local_time(run.create_time),
+                _took(run),
+            )
+            for run in runs
+        ),
+        empty="no runs",
+    )
+
+
+def show_tasks(tasks: Sequence[runs_pb2.Task], *, json: bool) -> None:
+    """Writes a list of tasks."""
+    if json:
+        output.document(list(tasks))
+        return
+    output.table(
+        ("TASK", "KIND", "STATE", "ATTEMPT#", "AGENT", "TOOK#", "FAILURE"),
+        (
+            (
+                task.key,
+                task.kind,
+                plain.word(_TASK_STATE, task.state),
+                task.attempt,
+                task.agent,
+                _task_took(task),
+                _failure(task),
+            )
+            for task in tasks
+        ),
+        empty="no tasks",
+    )
+
+
+def show_task(task: runs_pb2.Task, *, json: bool) -> None:
+    """Writes everything about a task."""
+    if json:
+        output.document(task)
+        return
+    output.details(
+        (
+            ("task", task.key),
+            ("run", task.run_id),
+            ("kind", task.kind),
+            ("state", plain.word(_TASK_STATE, task.state)),
+            ("attempt", task.attempt),
+            ("agent", task.agent),
+            ("took", _task_took(task)),
+            ("leased", _time(task, "lease_time")),
+            ("ended", _time(task, "end_time")),
+            ("next attempt", _time(task, "retry_time")),
+            ("failure", _failure(task)),
+            ("depends on", ", ".join(task.depends_on)),
+            ("output", _json_text(plain.of(task.output)) if task.HasField("output") else None),
+        )
+    )
+
+
+def counts(tasks: runs_pb2.TaskCounts) -> str:
+    """Writes how many tasks are in each state, leaving out states without any."""
+    found = ((getattr(tasks, word), word.replace("_", " ")) for word in _COUNTS)
+    parts = [f"{count} {word}" for count, word in found if count]
+    return f"{', '.join(parts) or 'none begun'} of {tasks.total}"
+
+
+def _took(run: runs_pb2.Run) -> str:
+    end = run.end_time.ToDatetime(tzinfo=UTC) if run.HasField("end_time") else datetime.now(UTC)
+    seconds = (end - run.create_time.ToDatetime(tzinfo=UTC)).total_seconds()
+    return duration.short(max(0.0, seconds))
+
+
+def _task_took(task: runs_pb2.Task) -> str | None:
+    if not (task.HasField("lease_time") and task.HasField("end_time")):
+        return None
+    return duration.short(max(0.0, span_seconds(task)))
+
+
+def span_seconds(task: runs_pb2.Task) -> float:
+    """Gives the time from a task's last lease to its end."""
+    span: float = (task.end_time.ToDatetime() - task.lease_time.ToDatetime()).total_seconds()
+    return span
+
+
+def _time(message: runs_pb2.Run | runs_pb2.Task, name: str) -> str | None:
+    if not message.HasField(name):  # type: ignore[arg-type]
+        return None
+    return plain.local_time(getattr(message, name), milliseconds=True)
+
+
+def _failure(task: runs_pb2.Task) -> str | None:
+    if not task.HasField("failure"):
+        return None
+    first, _, _ = task.failure.message.partition("\n")
+    return f"{task.failure.code}: {first}"
+
+
+def _json_text(value: object) -> str:
+    text = orjson.dumps(value).decode()
+    if len(text) <= _JSON_CHARACTERS_SHOWN:
+        return text
+    return f"{text[:_JSON_CHARACTERS_SHOWN]}... (--json shows all of it)"

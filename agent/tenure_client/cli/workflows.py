@@ -1,0 +1,167 @@
+"""`tenure workflow`: definitions in files and in the coordinator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tenure.v1 import workflows_pb2
+from tenure_client import graph, workflow_file
+from tenure_client.cli import options, output, plain, session
+from tenure_client.client import Client
+
+FILE = click.Path(path_type=Path)
+DEFAULT_SECONDS = click.option(
+    "--default-seconds",
+    type=click.FloatRange(min=0),
+    help="Run time of traced tasks for which none was recorded.",
+)
+
+
+@click.group(cls=options.Group)
+def workflow() -> None:
+    """Register, validate, list and show workflows.
+
+    A FILE is YAML or JSON, or a WfCommons trace (WfFormat 1.3 to 1.5).
+    """
+
+
+@workflow.command()
+@click.argument("file", type=FILE)
+@DEFAULT_SECONDS
+@click.pass_context
+def register(context: click.Context, file: Path, default_seconds: float | None) -> None:
+    """Register the workflow in FILE; the same content again is the same version."""
+    definition = workflow_file.read(file, default_seconds=default_seconds)
+
+    async def act(client: Client) -> workflows_pb2.RegisterWorkflowResponse:
+        return await client.register_workflow(definition)
+
+    answer = session.of(context).run(act)
+    if session.wants_json(context):
+        output.document(answer)
+        return
+    output.details((*_facts(answer.workflow), ("new", "yes" if answer.created else "no")))
+
+
+@workflow.command()
+@click.argument("file", type=FILE)
+@DEFAULT_SECONDS
+@click.option("--offline", is_flag=True, help="Check the file alone; needs no coordinator.")
+@click.pass_context
+def validate(
+    context: click.Context, file: Path, default_seconds: float | None, offline: bool
+) -> None:
+    """Judge the workflow in FILE as registering would, and keep nothing."""
+    definition = workflow_file.read(file, default_seconds=default_seconds)
+
+    async def act(client: Client) -> workflows_pb2.ValidateWorkflowResponse:
+        return await client.validate_workflow(definition)
+
+    answer = _offline(definition) if offline else session.of(context).run(act)
+    if session.wants_json(context):
+        output.document(answer)
+        return
+    output.details(
+        (
+            ("valid", "as far as the file can tell" if offline else "yes"),
+            ("name", definition.name),
+            ("digest", answer.digest),
+            ("tasks", answer.task_count),
+            ("dependencies", answer.dependency_count),
+            ("depth", answer.depth),
+        )
+    )
+
+
+@workflow.command(name="list")
+@click.argument("name", required=False, default="")
+@click.pass_context
+def list_(context: click.Context, name: str) -> None:
+    """List the newest version of every workflow, or all versions of NAME."""
+
+    async def act(client: Client) -> list[workflows_pb2.Workflow]:
+        return [each async for each in client.list_workflows(name)]
+
+    found = session.of(context).run(act)
+    if session.wants_json(context):
+        output.document(found)
+        return
+    output.table(
+        ("WORKFLOW", "VERSION#", "TASKS#", "DEPENDENCIES#", "REGISTERED", "DIGEST"),
+        (
+            (
+                each.name,
+                each.version,
+                each.task_count,
+                each.dependency_count,
+                plain.local_time(each.create_time),
+                each.digest[:19],
+            )
+            for each in found
+        ),
+        empty=f"no versions of {name}" if name else "no workflows",
+    )
+
+
+@workflow.command()
+@click.argument("name")
+@click.option("--version", type=click.IntRange(min=1), help="Default: the newest.")
+@click.pass_context
+def show(context: click.Context, name: str, version: int | None) -> None:
+    """Show a version of a workflow with its tasks."""
+
+    async def act(client: Client) -> workflows_pb2.Workflow:
+        return await client.get_workflow(name, version or 0)
+
+    found = session.of(context).run(act)
+    if session.wants_json(context):
+        output.document(found)
+        return
+    definition = found.definition
+    output.details(
+        (
+            *_facts(found),
+            ("description", definition.description),
+            ("max leases", definition.max_leases or "no limit"),
+            ("labels", output.words(definition.labels)),
+            ("registered", plain.local_time(found.create_time)),
+        )
+    )
+    output.table(
+        ("TASK", "KIND", "DEPENDS ON", "ATTEMPTS#", "PRIORITY#"),
+        (
+            (
+                task.key,
+                task.kind,
+                ", ".join(task.depends_on),
+                max(1, task.retry.max_attempts),
+                task.priority,
+            )
+            for task in definition.tasks
+        ),
+        empty="no tasks",
+    )
+
+
+def _facts(found: workflows_pb2.Workflow) -> list[tuple[str, object]]:
+    return [
+        ("workflow", found.name),
+        ("version", found.version),
+        ("digest", found.digest),
+        ("tasks", found.task_count),
+        ("dependencies", found.dependency_count),
+    ]
+
+
+def _offline(
+    definition: workflows_pb2.WorkflowDefinition,
+) -> workflows_pb2.ValidateWorkflowResponse:
+    """Measures a definition here; the digest is the coordinator's to give."""
+    upstream = graph.upstream_of([(task.key, task.depends_on) for task in definition.tasks])
+    return workflows_pb2.ValidateWorkflowResponse(
+        task_count=len(upstream),
+        dependency_count=sum(map(len, upstream)),
+        depth=int(graph.longest_path(upstream, [1.0] * len(upstream))),
+    )
