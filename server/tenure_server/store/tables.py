@@ -10,9 +10,8 @@ database.
 
 What the hot path pays for, per row:
 
-- ``workflow_tasks`` and ``workflow_execution_log`` have one tree each, clustered on the key, and no
-  other index and no foreign key: the engine alone writes them, and only for runs that it has just
-  checked.
+- ``workflow_tasks`` and ``workflow_execution_log`` have no index but their key and no foreign key:
+  the engine alone writes them, and only for runs that it has just checked.
 - ``workflow_runs`` has two more indexes, both led by the state. They serve the list of open runs at
   a restart and every page of every list: a list over several states merges one sorted piece for
   each state, so no filter ever walks over what it does not show.

@@ -3,8 +3,9 @@
 A frozen copy of the models as they were then, on purpose independent of
 `tenure_server.store.tables`.
 
-On SQLite most tables are clustered on their key (WITHOUT ROWID), so that one tree serves for both,
-and all are STRICT. On PostgreSQL texts compare by bytes (COLLATE "C"), as they do on SQLite.
+On SQLite all tables are STRICT, and those with small rows are clustered on their key (WITHOUT ROWID),
+so that one tree serves for both. Rows that carry payloads would lie in the way of every search in
+such a tree. On PostgreSQL texts compare by bytes (COLLATE "C"), as they do on SQLite.
 """
 
 from functools import partial
@@ -94,8 +95,6 @@ def up(migrator, db):
             primary_key = CompositeKey("tenant_id", "name", "version")
             indexes = ((("tenant_id", "digest", "name"), True),)
             constraints = (_reference("tenants", "tenant_id"),)
-            # Its rows hold megabytes: in a clustered tree they would lie in the way of every
-            # search.
             table_settings = by_row
 
     class WorkflowRun(Table):
@@ -124,6 +123,7 @@ def up(migrator, db):
         class Meta:
             table_name = "workflow_runs"
             primary_key = CompositeKey("tenant_id", "run_id")
+            table_settings = by_row
             indexes = (
                 (("tenant_id", "state", "create_us", "run_id"), False),
                 (("tenant_id", "workflow", "state", "create_us", "run_id"), False),
@@ -161,6 +161,7 @@ def up(migrator, db):
         class Meta:
             table_name = "workflow_tasks"
             primary_key = CompositeKey("tenant_id", "run_id", "task_index")
+            table_settings = by_row
 
     class WorkflowExecutionLog(Table):
         tenant_id = text()
