@@ -34,6 +34,7 @@ _DURATION_SECONDS_MAX = 315_576_000_000
 _TIMESTAMP_SECONDS_MAX = 253_402_300_799
 #: Up to here a float holds every whole number.
 _WHOLE_MAX = 2**53
+_NO_FAILURE = Failure("")
 
 
 # -- times ----------------------------------------------------------------------------------------
@@ -341,7 +342,7 @@ def task_message(
         message.end_time.CopyFrom(timestamp(row.end_us))
     if row.retry_us is not None and state is TaskState.RETRYING:
         message.retry_time.CopyFrom(timestamp(row.retry_us))
-    if row.failure is not None:
+    if row.failure is not None and row.failure != _NO_FAILURE:
         message.failure.CopyFrom(_failure_message(row.failure))
     if with_output and row.output is not None:
         fill_payload(message.output, row.output)

@@ -108,20 +108,29 @@ class Correlation(Gate):
 
     async def enter(self, call: Call) -> None:
         """Takes the caller's id, or makes one."""
-        call.correlation_id = secrets.token_hex(16)
-        structlog.contextvars.bind_contextvars(
-            correlation_id=call.correlation_id, method=call.rule.method
-        )
+        try:
+            given = self._given(call)
+        except errors.MetadataInvalid:
+            self._bind(call, secrets.token_hex(16))
+            raise
+        self._bind(call, given or secrets.token_hex(16))
+
+    @staticmethod
+    def _given(call: Call) -> str | None:
         given = call.header(CORRELATION_HEADER)
-        if given is None:
-            return
-        if not given or len(given) > CORRELATION_CHARACTERS_MAX:
+        if given is not None and not 1 <= len(given) <= CORRELATION_CHARACTERS_MAX:
             raise errors.MetadataInvalid(
                 f"{CORRELATION_HEADER} must have 1 to {CORRELATION_CHARACTERS_MAX} characters",
                 header=CORRELATION_HEADER,
             )
-        call.correlation_id = given
-        structlog.contextvars.bind_contextvars(correlation_id=given)
+        return given
+
+    @staticmethod
+    def _bind(call: Call, correlation_id: str) -> None:
+        call.correlation_id = correlation_id
+        structlog.contextvars.bind_contextvars(
+            correlation_id=correlation_id, method=call.rule.method
+        )
 
 
 class Identity(Gate):
