@@ -9,6 +9,7 @@ digest.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ ATTEMPT_TIMEOUT_MAX_US = 366 * DAY_US
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 JSON_TYPES = frozenset({"", "application/json"})
 _KEY = re.compile(r"\S{1,200}")
+_LONG_NUMBER = re.compile(rb"\d{19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +140,38 @@ def payload_problem(payload: Payload) -> str | None:
     return None
 
 
+def input_problem(payload: Payload) -> str | None:
+    """Says what is wrong with a task's input, or None.
+
+    It becomes part of the canonical form, so JSON must survive being read and written again.
+    """
+    problem = payload_problem(payload)
+    if problem is not None or not payload.is_json:
+        return problem
+    try:
+        # As deep as it will lie in the canonical form.
+        orjson.dumps([[[[orjson.loads(payload.data)]]]])
+        if _LONG_NUMBER.search(payload.data):
+            json.loads(payload.data, parse_int=_exact)
+    except (TypeError, RecursionError):
+        return "is nested too deeply"
+    except OverflowError as error:
+        return str(error)
+    return None
+
+
+def _exact(digits: str) -> int:
+    # Longer ones would silently become floats.
+    if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 64:
+        raise OverflowError("has an integer of more than 64 bits; write it as a string")
+    return int(digits)
+
+
 def _violations(definition: WorkflowDefinition) -> Any:
     if not NAME.fullmatch(definition.name):
         yield "definition.name", "must be letters, digits, '.', '_', '-', at most 128 of them"
+    if definition.max_leases < 0:
+        yield "definition.max_leases", "must not be negative"
     if not definition.tasks:
         yield "definition.tasks", "is empty"
     if len(definition.tasks) > TASKS_MAX:
@@ -168,7 +199,7 @@ def _task_violations(task: WorkflowTask) -> Any:
     timeout = task.attempt_timeout_us
     if timeout is not None and not 1000 <= timeout <= ATTEMPT_TIMEOUT_MAX_US:
         yield "attempt_timeout", "must lie between one millisecond and 366 days"
-    if task.input is not None and (problem := payload_problem(task.input)):
+    if task.input is not None and (problem := input_problem(task.input)):
         yield "input", problem
     if task.retry is NO_RETRY:
         return

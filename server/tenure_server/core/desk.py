@@ -7,37 +7,19 @@ journal. Nothing here waits or asks: the whole desk can be driven by a test or a
 from __future__ import annotations
 
 import hashlib
-import heapq
-from collections import deque
 from collections.abc import Iterable, Mapping
-from hmac import compare_digest
 
 from tenure_server.core import lifecycle, records
+from tenure_server.core.alarms import Alarm, Alarms
+from tenure_server.core.consequences import Consequences
 from tenure_server.core.definition import Payload, payload_problem
 from tenure_server.core.journal import Journal
-from tenure_server.core.leases import (
-    STOPPED,
-    TOKEN_BYTES,
-    AgentSlots,
-    Draw,
-    Lease,
-    LeaseKey,
-    Stopped,
-    Success,
-)
-from tenure_server.core.lifecycle import (
-    EventKind,
-    Failure,
-    RunState,
-    Standing,
-    TaskState,
-    Verdict,
-)
+from tenure_server.core.leases import AgentSlots, Draw, Lease, LeaseKey, proves, tokens
+from tenure_server.core.leases import End as End
+from tenure_server.core.leases import result_digest as result_digest
+from tenure_server.core.lifecycle import EventKind, Failure, RunState, Standing, TaskState, Verdict
 from tenure_server.core.ready import Bucket, ReadyQueue
-from tenure_server.core.runs import LiveRun, TaskFacts, hash_of, run_state_after
-
-#: The end of one attempt.
-End = Success | Failure | Stopped
+from tenure_server.core.runs import LiveRun, TaskFacts
 
 #: The most bytes that a lease carries from the tasks before it.
 UPSTREAM_BYTES_MAX = 16 << 20
@@ -70,30 +52,38 @@ class Desk:
         self.workflow_leases: dict[str, set[LeaseKey]] = {}
         #: Leases that no agent has accepted yet, oldest first, and until when each may stay so.
         self._unaccepted: dict[LeaseKey, int] = {}
-        #: When retries fall due and attempts run out of time: (time, lease term or 0, run id,
-        #: index).
-        self._alarms: list[tuple[int, int, str, int]] = []
+        self._alarms = Alarms(self._matters)
         #: Leases that ended from this side, for the agents to be told: the lease and why.
         self.ended: list[tuple[Lease, str]] = []
         #: Leases whose attempts are to be stopped, for the agents to be told.
         self.cancelling: list[Lease] = []
-        self._journal = journal
-        self._draw = draw
+        #: How often the tenant was served, for a fair turn among tenants that hold equally much.
+        self.served = 0
+        self._consequences = Consequences(
+            tenant.tenant_id,
+            term=term,
+            runs=self.runs,
+            ready=self.ready,
+            journal=journal,
+            draw=draw,
+            alarm=self._alarms.set,
+        )
+        self._tokens = tokens(draw)
         self._lease_us = lease_us
         self._accept_us = accept_us
-        #: How many tasks the open runs have, those that ended included.
-        self.open_tasks = 0
         self._orders = 0
-        self._random: deque[bytes] = deque()
-        # How often the tenant was served, for a fair turn among tenants that hold equally much.
-        self.served = 0
+
+    @property
+    def open_tasks(self) -> int:
+        """How many tasks the open runs have, those that ended included."""
+        return self._consequences.open_tasks
 
     # -- runs -----------------------------------------------------------------------------------
 
     def open_run(self, run: LiveRun, now_us: int) -> None:
         """Takes a new run: writes it down and readies the tasks that depend on nothing."""
         self._adopt(run)
-        journal = self._under()
+        journal = self._consequences.under()
         journal.run_started(run.run_id, run)
         run.log(journal, EventKind.RUN_STARTED, now_us)
         missing = run.missing
@@ -140,13 +130,14 @@ class Desk:
             if state == TaskState.READY:
                 self.ready.add(run, index)
             elif state == TaskState.RETRYING:
-                self._alarm(run.facts[index].retry_us or now_us, 0, run, index)
+                self._alarms.set(run.facts[index].retry_us or now_us, 0, run.run_id, index)
 
     def cancel_run(self, run: LiveRun, reason: str, now_us: int) -> None:
         """Cancels a run: tasks without a lease now, the others when their leases end."""
+        # Also where nothing changes: the caller may note what was answered.
+        journal = self._consequences.under()
         if run.state is RunState.CANCELLING:
             return
-        journal = self._under()
         run.reason = reason or "cancelled"
         run.state = RunState.CANCELLING
         journal.run_changed(run.run_id, run)
@@ -156,13 +147,14 @@ class Desk:
                 run.move(index, TaskState.CANCELLED)
                 run.write_task(journal, index, facts, end_us=now_us)
                 run.log_task(journal, EventKind.TASK_CANCELLED, now_us, index, facts)
+                run.release_upstream(index)
             elif state == TaskState.LEASED:
                 lease = self.leases[run.run_id, index]
                 lease.cancelling = run.reason
                 self.cancelling.append(lease)
         if run.live_leases:
             run.log(journal, EventKind.RUN_CANCELLING, now_us, run.reason)
-        self._close_if_done(run, now_us)
+        self._consequences.close_if_done(run, now_us)
 
     # -- leases ---------------------------------------------------------------------------------
 
@@ -196,9 +188,10 @@ class Desk:
         if upstream and sum(len(one.data) for one in upstream.values()) > UPSTREAM_BYTES_MAX:
             message = f"the outputs it depends on exceed {UPSTREAM_BYTES_MAX} bytes"
             facts.attempt += 1
-            self._fail(run, index, facts, Failure("INPUT_TOO_LARGE", message, True), now_us)
+            failure = Failure("INPUT_TOO_LARGE", message, True)
+            self._consequences.fail(run, index, facts, failure, now_us)
             return None
-        token = self._token()
+        token = next(self._tokens)
         facts.term += 1
         facts.attempt += 1
         facts.agent = agent.name
@@ -220,7 +213,7 @@ class Desk:
             upstream=upstream,
         )
         agent.credits -= 1
-        journal = self._under()
+        journal = self._consequences.under()
         run.move(index, TaskState.LEASED)
         self._hold(lease, now_us)
         self._unaccepted[lease.key] = now_us + self._accept_us
@@ -243,7 +236,7 @@ class Desk:
         lease = self.leases.get((run_id, index))
         if lease is None or lease.term != term:
             return None
-        return lease if _proves(run.facts[index], token, holder) else None
+        return lease if proves(run.facts[index], token, holder) else None
 
     def accept(self, lease: Lease) -> None:
         """Notes that the execution of a lease has begun."""
@@ -260,7 +253,7 @@ class Desk:
         if checkpoint is not None and payload_problem(checkpoint) is None:
             run, facts = lease.run, lease.run.facts[lease.index]
             facts.checkpoint = checkpoint
-            journal = self._under()
+            journal = self._consequences.under()
             run.write_task(journal, lease.index, facts)
             run.log_task(journal, EventKind.TASK_CHECKPOINTED, now_us, lease.index, facts)
         return Standing.CANCELLING if lease.cancelling else Standing.HELD
@@ -268,7 +261,8 @@ class Desk:
     def give_back(self, lease: Lease, now_us: int, message: str = "given back") -> None:
         """Ends a lease that will not be executed; the task is ready again, no attempt consumed."""
         self._release(lease)
-        self._ready_again(lease, EventKind.TASK_LEASE_RETURNED, message, now_us)
+        run, index, kind = lease.run, lease.index, EventKind.TASK_LEASE_RETURNED
+        self._consequences.stop(run, index, run.facts[index], kind, message, now_us)
 
     def settle(
         self,
@@ -293,7 +287,7 @@ class Desk:
             return None if ended else Verdict.UNKNOWN
         if facts.term != term:
             return Verdict.SUPERSEDED if term < facts.term else Verdict.UNKNOWN
-        if not _proves(facts, token, holder):
+        if not proves(facts, token, holder):
             return Verdict.UNKNOWN
         result_hash = result_digest(end)
         if facts.result_hash:
@@ -306,7 +300,7 @@ class Desk:
         else:
             # The lease was lost, and with it the attempt; the result brings it back.
             facts.attempt += 1
-        return self._apply(run, index, facts, end, now_us)
+        return self._consequences.apply(run, index, facts, end, now_us)
 
     # -- time -----------------------------------------------------------------------------------
 
@@ -317,8 +311,8 @@ class Desk:
             dues.append(next(iter(self.leases.values())).until_us)
         if self._unaccepted:
             dues.append(next(iter(self._unaccepted.values())))
-        if self._alarms:
-            dues.append(self._alarms[0][0])
+        if (alarm_us := self._alarms.next_us) is not None:
+            dues.append(alarm_us)
         return min(dues, default=None)
 
     def pass_time(self, now_us: int) -> None:
@@ -335,181 +329,42 @@ class Desk:
             if lease.until_us > now_us:
                 break
             self._lose(lease, now_us)
-        while self._alarms and self._alarms[0][0] <= now_us:
-            _, term, run_id, index = heapq.heappop(self._alarms)
-            run = self.runs.get(run_id)
-            if run is None:
+        for alarm in self._alarms.due(now_us):
+            if not self._matters(alarm):
                 continue
+            _, term, run_id, index = alarm
+            run = self.runs[run_id]
             if term:
-                self._time_out(run, index, term, now_us)
-            elif run.states[index] == TaskState.RETRYING:
+                self._time_out(self.leases[run_id, index], now_us)
+            else:
                 run.move(index, TaskState.READY)
                 self.ready.add(run, index)
 
-    # -- what follows ---------------------------------------------------------------------------
-
-    def _apply(self, run: LiveRun, index: int, facts: TaskFacts, end: End, now_us: int) -> Verdict:
-        if isinstance(end, Success):
-            problem = None if end.output is None else payload_problem(end.output)
-            if problem is None:
-                self._succeed(run, index, facts, end.output, now_us)
-                return Verdict.APPLIED
-            self._fail(run, index, facts, Failure("OUTPUT_INVALID", f"output {problem}"), now_us)
-            return Verdict.OUTPUT_REFUSED
-        if end is STOPPED:
-            facts.lost += 1
-            self._stop(run, index, facts, EventKind.TASK_LEASE_RETURNED, "stopped", now_us)
-            return Verdict.APPLIED
-        self._fail(run, index, facts, end, now_us)
-        return Verdict.APPLIED
-
-    def _succeed(
-        self, run: LiveRun, index: int, facts: TaskFacts, output: Payload | None, now_us: int
-    ) -> None:
-        journal = self._under()
-        facts.failure = None
-        facts.checkpoint = None
-        run.move(index, TaskState.SUCCEEDED)
-        run.write_task(journal, index, facts, end_us=now_us, output=output)
-        run.log_task(journal, EventKind.TASK_SUCCEEDED, now_us, index, facts)
-        del run.facts[index]
-        if output is not None:
-            run.keep_output(index, output)
-        run.release_upstream(index)
-        for down in run.succeed_upstream_of(index):
-            run.move(down, TaskState.READY)
-            self.ready.add(run, down)
-        self._close_if_done(run, now_us)
-
-    def _fail(
-        self, run: LiveRun, index: int, facts: TaskFacts, failure: Failure, now_us: int
-    ) -> None:
-        if run.state is RunState.CANCELLING:
-            self._cancel_task(run, index, facts, now_us)
-            return
-        facts.failure = failure
-        decision = lifecycle.after_failure(
-            run.definition.tasks[index].retry,
-            attempt=facts.attempt,
-            failure=failure,
-            now_us=now_us,
-            random=int.from_bytes(self._draw(4), "big") / (1 << 32),
-        )
-        journal = self._under()
-        match decision:
-            case lifecycle.Retry(at_us):
-                facts.retry_us = at_us
-                run.move(index, TaskState.RETRYING)
-                run.write_task(journal, index, facts)
-                kind = EventKind.TASK_RETRYING
-                run.log_task(
-                    journal, kind, now_us, index, facts, code=failure.code, message=failure.message
-                )
-                self._alarm(at_us, 0, run, index)
-            case lifecycle.Fail(reason):
-                run.move(index, TaskState.FAILED)
-                run.write_task(journal, index, facts, end_us=now_us)
-                message = f"{failure.message} ({reason})" if failure.message else reason
-                kind = EventKind.TASK_FAILED
-                run.log_task(
-                    journal, kind, now_us, index, facts, code=failure.code, message=message
-                )
-                del run.facts[index]
-                self._doom(run, index, now_us)
-                run.release_upstream(index)
-                run.reason = run.reason or f"task {run.graph.keys[index]} failed: {failure.code}"
-                self._close_if_done(run, now_us)
-
-    def _doom(self, run: LiveRun, index: int, now_us: int) -> None:
-        journal = self._under()
-        cause = f"task {run.graph.keys[index]} did not succeed"
-        for down in list(run.doomed_by(index)):
-            facts = TaskFacts()
-            run.move(down, TaskState.UPSTREAM_FAILED)
-            run.write_task(journal, down, facts, end_us=now_us)
-            kind = EventKind.TASK_UPSTREAM_FAILED
-            run.log_task(journal, kind, now_us, down, facts, message=cause)
-            run.release_upstream(down)
-
-    def _stop(
-        self,
-        run: LiveRun,
-        index: int,
-        facts: TaskFacts,
-        kind: EventKind,
-        message: str,
-        now_us: int,
-    ) -> None:
-        """Readies a task whose attempt ended without its fault, unless that was too often."""
-        if run.state is RunState.CANCELLING:
-            self._cancel_task(run, index, facts, now_us)
-            return
-        if facts.lost > lifecycle.LOST_LEASES_MAX:
-            text = f"{facts.lost} leases ended without a result"
-            self._fail(run, index, facts, Failure("LEASE_LOST", text, True), now_us)
-            return
-        journal = self._under()
-        facts.attempt -= 1
-        was_ready = run.states[index] == TaskState.READY
-        run.move(index, TaskState.READY)
-        run.log_task(journal, kind, now_us, index, facts, message=message)
-        run.write_task(journal, index, facts)
-        if not was_ready:
-            self.ready.add(run, index, first=True)
-
-    def _cancel_task(self, run: LiveRun, index: int, facts: TaskFacts, now_us: int) -> None:
-        journal = self._under()
-        run.move(index, TaskState.CANCELLED)
-        run.write_task(journal, index, facts, end_us=now_us)
-        run.log_task(journal, EventKind.TASK_CANCELLED, now_us, index, facts)
-        del run.facts[index]
-        self._close_if_done(run, now_us)
-
-    def _ready_again(self, lease: Lease, kind: EventKind, message: str, now_us: int) -> None:
-        run, index = lease.run, lease.index
-        self._stop(run, index, run.facts[index], kind, message, now_us)
+    # -- leases that end from this side ------------------------------------------------------------
 
     def _lose(self, lease: Lease, now_us: int) -> None:
         self._release(lease)
-        lease.run.facts[lease.index].lost += 1
+        run, index = lease.run, lease.index
+        facts = run.facts[index]
+        facts.lost += 1
         message = f"agent {lease.agent.name} did not renew"
-        self._ready_again(lease, EventKind.TASK_LEASE_LOST, message, now_us)
+        self._consequences.stop(run, index, facts, EventKind.TASK_LEASE_LOST, message, now_us)
         self.ended.append((lease, "the lease expired"))
 
-    def _time_out(self, run: LiveRun, index: int, term: int, now_us: int) -> None:
-        lease = self.leases.get((run.run_id, index))
-        if lease is None or lease.term != term:
-            return
+    def _time_out(self, lease: Lease, now_us: int) -> None:
         self._release(lease)
+        run, index = lease.run, lease.index
         facts = run.facts[index]
         failure = Failure("TIMED_OUT", "the attempt took longer than attempt_timeout")
         facts.result_hash = result_digest(failure)
-        self._fail(run, index, facts, failure, now_us)
+        self._consequences.fail(run, index, facts, failure, now_us)
         self.ended.append((lease, "the attempt's time is up"))
-
-    def _close_if_done(self, run: LiveRun, now_us: int) -> None:
-        if run.open_tasks:
-            return
-        journal = self._under()
-        run.state = run_state_after(run)
-        run.end_us = now_us
-        if run.state is RunState.SUCCEEDED:
-            run.reason = ""
-        run.log(journal, EventKind[f"RUN_{run.state.name}"], now_us, run.reason)
-        journal.run_changed(run.run_id, run)
-        del self.runs[run.run_id]
-        self.open_tasks -= len(run.states)
-        self.ready.drop(run)
 
     # -- bookkeeping ----------------------------------------------------------------------------
 
     def _adopt(self, run: LiveRun) -> None:
         self.runs[run.run_id] = run
-        self.open_tasks += len(run.states)
-
-    def _under(self) -> Journal:
-        self._journal.under(self.tenant.tenant_id, self.term)
-        return self._journal
+        self._consequences.open_tasks += len(run.states)
 
     def _hold(self, lease: Lease, from_us: int) -> None:
         self.leases[lease.key] = lease
@@ -522,7 +377,7 @@ class Desk:
         if lease.task.attempt_timeout_us is not None:
             lease.deadline_us = from_us + lease.task.attempt_timeout_us
             at_us = lease.deadline_us + TIMEOUT_GRACE_US
-            self._alarm(at_us, lease.term, lease.run, lease.index)
+            self._alarms.set(at_us, lease.term, lease.run.run_id, lease.index)
 
     def _release(self, lease: Lease) -> None:
         del self.leases[lease.key]
@@ -535,32 +390,11 @@ class Desk:
             del self.workflow_leases[name]
         self.ready.unpark(name)
 
-    def _alarm(self, at_us: int, term: int, run: LiveRun, index: int) -> None:
-        heapq.heappush(self._alarms, (at_us, term, run.run_id, index))
-
-    def _token(self) -> bytes:
-        if not self._random:
-            block = self._draw(TOKEN_BYTES * 64)
-            starts = range(0, len(block), TOKEN_BYTES)
-            self._random.extend(block[start : start + TOKEN_BYTES] for start in starts)
-        return self._random.popleft()
-
-
-def result_digest(end: End) -> bytes:
-    """The digest by which a repeated result is told from another one."""
-    match end:
-        case Success(output=Payload() as output):
-            return hash_of(b"success", output.data, output.content_type.encode())
-        case Success():
-            return hash_of(b"success")
-        case Failure():
-            return hash_of(b"failure", end.code.encode(), end.message.encode())
-        case _:
-            return hash_of(b"stopped")
-
-
-def _proves(facts: TaskFacts, token: bytes, holder: str) -> bool:
-    """Whether these words come from the holder of the last lease."""
-    return facts.holder == holder and compare_digest(
-        facts.token_hash, hashlib.sha256(token).digest()
-    )
+    def _matters(self, alarm: Alarm) -> bool:
+        """Whether the attempt still runs, or the retry still waits, that an alarm was set for."""
+        _, term, run_id, index = alarm
+        if term:
+            lease = self.leases.get((run_id, index))
+            return lease is not None and lease.term == term
+        run = self.runs.get(run_id)
+        return run is not None and run.states[index] == TaskState.RETRYING

@@ -17,7 +17,7 @@ itself.
 from __future__ import annotations
 
 import hashlib
-import uuid
+import re
 from functools import lru_cache
 
 #: How many random bytes one id takes.
@@ -25,6 +25,8 @@ RANDOM_BYTES = 6
 
 #: The tag's owner for ids that belong to the installation and to no tenant.
 INSTALLATION = ""
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-([89ab][0-9a-f]{3}-[0-9a-f]{4})[0-9a-f]{8}")
 
 
 @lru_cache(maxsize=65_536)
@@ -44,9 +46,15 @@ def new_id(tenant_id: str, now_us: int, random: bytes) -> str:
 
 
 def belongs(name: str, tenant_id: str) -> bool:
-    """Tells whether an id carries the tag of this tenant. False for what is no id at all."""
-    try:
-        value = uuid.UUID(name).int
-    except ValueError:
-        return False
-    return (value >> 32) & ((1 << 30) - 1) == tenant_tag(tenant_id)
+    """Tells whether an id carries the tag of this tenant. False for what is no id at all.
+
+    There is one spelling of an id: small letters, with the hyphens.
+    """
+    match = _ID.fullmatch(name)
+    return match is not None and match[1] == _tag_text(tenant_id)
+
+
+@lru_cache(maxsize=65_536)
+def _tag_text(tenant_id: str) -> str:
+    text = f"{2 << 30 | tenant_tag(tenant_id):08x}"
+    return f"{text[:4]}-{text[4:]}"

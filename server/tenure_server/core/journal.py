@@ -78,7 +78,7 @@ TASK_COLUMNS = (
     "end_us",
     "retry_us",
     "result_hash",  # SHA-256 of the last result under this term, or None
-    "failure_code",
+    "failure_code",  # None: its last attempt did not fail, or there was none
     "failure_message",
     "output",  # bytes or None
     "output_type",

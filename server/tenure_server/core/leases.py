@@ -7,11 +7,14 @@ never counters that go up and down, so that none can leak.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hmac import compare_digest
 
 from tenure_server.core.definition import Payload, WorkflowTask
-from tenure_server.core.runs import LiveRun
+from tenure_server.core.lifecycle import Failure
+from tenure_server.core.runs import LiveRun, TaskFacts, hash_of
 
 TOKEN_BYTES = 16
 
@@ -36,6 +39,9 @@ class Stopped(enum.Enum):
 
 
 STOPPED = Stopped.STOPPED
+
+#: The end of one attempt.
+End = Success | Failure | Stopped
 
 
 class Lease:
@@ -108,3 +114,32 @@ class AgentSlots:
     def free(self) -> int:
         """How many leases it can be granted now."""
         return min(self.credits, self.slots - len(self.leases))
+
+
+def tokens(draw: Draw) -> Iterator[bytes]:
+    """Secrets for new leases, without end."""
+    while True:
+        # Many at once: each draw is a call to the system.
+        block = draw(TOKEN_BYTES * 64)
+        for start in range(0, len(block), TOKEN_BYTES):
+            yield block[start : start + TOKEN_BYTES]
+
+
+def result_digest(end: End) -> bytes:
+    """The digest by which a repeated result is told from another one."""
+    match end:
+        case Success(output=Payload() as output):
+            return hash_of(b"success", output.data, output.content_type.encode())
+        case Success():
+            return hash_of(b"success")
+        case Failure():
+            return hash_of(b"failure", end.code.encode(), end.message.encode())
+        case _:
+            return hash_of(b"stopped")
+
+
+def proves(facts: TaskFacts, token: bytes, holder: str) -> bool:
+    """Whether these words come from the holder of the last lease."""
+    return facts.holder == holder and compare_digest(
+        facts.token_hash, hashlib.sha256(token).digest()
+    )

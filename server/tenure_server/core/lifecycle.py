@@ -3,20 +3,24 @@
 A task::
 
     WAITING ──ready──▶ READY ──lease──▶ LEASED ──succeed──▶ SUCCEEDED
-       │                ▲ │              │ │ │
-       │                │ │    ◀─return──┘ │ └──fail──▶ FAILED
-       │                │ └─succeed, fail─▶│  (a late result under the last term still counts)
-       │             due│                  │
-       │                └── RETRYING ◀──retry
-       └─doom──▶ UPSTREAM_FAILED
-    WAITING, READY, RETRYING, LEASED ──cancel──▶ CANCELLED
+                                        LEASED ──fail──▶ FAILED
+                                        LEASED ──retry──▶ RETRYING ──due──▶ READY
+                       READY ◀──return──LEASED
+    WAITING ──doom──▶ UPSTREAM_FAILED
+
+    READY ──succeed──▶ SUCCEEDED    a late result still counts while its term is the last;
+    READY ──retry──▶ RETRYING       or what goes with the lease has become too large
+    READY ──fail──▶ FAILED
+
+    WAITING ──cancel──▶ CANCELLED ◀──cancel──READY
+    RETRYING ──cancel──▶ CANCELLED ◀──cancel──LEASED
 
 A run::
 
     RUNNING ──succeed──▶ SUCCEEDED
-       │ └────fail─────▶ FAILED
-       ├──cancel──▶ CANCELLING ──end──▶ CANCELLED
-       └────────cancel with no live lease──▶ CANCELLED
+    RUNNING ──fail──▶ FAILED
+    RUNNING ──cancel──▶ CANCELLING ──end──▶ CANCELLED
+    RUNNING ──cancel with no live lease──▶ CANCELLED
 """
 
 from __future__ import annotations
