@@ -102,14 +102,16 @@ class Commits:
         await asyncio.to_thread(self._thread.join)
 
     def _flush(self) -> None:
+        if not self._asked or self._committing is not None:
+            return
         self._asked = False
         batch = self._seal()
-        if not batch.changes:
-            self._run_effects(batch)
-            self._rest()
+        if batch.changes:
+            self._committing = batch
+            self._work.put(lambda: self._commit(batch))
             return
-        self._committing = batch
-        self._work.put(lambda: self._commit(batch))
+        self._run_effects(batch)
+        self._rest()
 
     def _commit(self, batch: Batch) -> None:
         try:
@@ -120,18 +122,17 @@ class Commits:
             self._loop.call_soon_threadsafe(self._done, batch, None)
 
     def _done(self, batch: Batch, error: BaseException | None) -> None:
-        self._committing = None
-        if error is not None:
+        # Until here the batch counts as under way: what its effects ask for waits for the flush below.
+        if error is None:
+            self.count += 1
+            self._run_effects(batch)
+            self._committed(batch)
+        else:
             for abandon in batch.abandons:
                 abandon(error)
             self._failed(error)
-            self._rest()
-            return
-        self.count += 1
-        self._run_effects(batch)
-        self._committed(batch)
-        if self._asked:
-            self._flush()
+        self._committing = None
+        self._flush()
         self._rest()
 
     def _run_effects(self, batch: Batch) -> None:

@@ -161,6 +161,8 @@ async def follow(
                 while stored := await read(reads.events, run_id, last, PAGE, run_events_only):
                     last = stored[-1].sequence
                     yield stored
+                    if stored[-1].kind in _LAST_EVENTS:
+                        return
                 if record.state in RUN_ENDED:
                     return
             events = [event for event in watcher.take() if event.sequence > last]
