@@ -24,17 +24,27 @@ PAGE = 1000
 #: How often a run is looked at that another coordinator decides for.
 FOREIGN_SECONDS = 0.5
 
+_LAST_RUN_EVENT = max(RUN_EVENTS)
 _LAST_EVENTS = RUN_EVENTS - {EventKind.RUN_STARTED, EventKind.RUN_CANCELLING}
 
 
 class Watcher:
     """One reader of one run."""
 
-    __slots__ = ("_backlog", "_wake", "lost_track", "over", "run_id", "tenant_id")
+    __slots__ = (
+        "_backlog",
+        "_wake",
+        "lost_track",
+        "over",
+        "run_events_only",
+        "run_id",
+        "tenant_id",
+    )
 
-    def __init__(self, tenant_id: str, run_id: str) -> None:
+    def __init__(self, tenant_id: str, run_id: str, *, run_events_only: bool) -> None:
         self.tenant_id = tenant_id
         self.run_id = run_id
+        self.run_events_only = run_events_only
         self._backlog: list[records.Event] = []
         self._wake = asyncio.Event()
         #: True when events went by that were not kept: read from the store.
@@ -83,9 +93,9 @@ class Watchers:
     def __init__(self) -> None:
         self._by_run: dict[str, list[Watcher]] = {}
 
-    def join(self, tenant_id: str, run_id: str) -> Watcher:
+    def join(self, tenant_id: str, run_id: str, *, run_events_only: bool) -> Watcher:
         """Begins to hand over the events of a run that are committed from now on."""
-        watcher = Watcher(tenant_id, run_id)
+        watcher = Watcher(tenant_id, run_id, run_events_only=run_events_only)
         self._by_run.setdefault(run_id, []).append(watcher)
         return watcher
 
@@ -106,9 +116,16 @@ class Watchers:
             watchers = by_run.get(row[1])
             if watchers is None:
                 continue
-            event = event_of(row)
-            for watcher in watchers:
-                if watcher.tenant_id == row[0]:
+            # Most events concern a task, and most readers only wait for the run's end.
+            of_run = row[4] <= _LAST_RUN_EVENT
+            wanting = [
+                watcher
+                for watcher in watchers
+                if (of_run or not watcher.run_events_only) and watcher.tenant_id == row[0]
+            ]
+            if wanting:
+                event = event_of(row)
+                for watcher in wanting:
                     watcher.offer(event)
 
     def end_all(self, tenant_id: str | None = None) -> None:
@@ -147,7 +164,7 @@ async def follow(
     decided_here: Callable[[], bool],
 ) -> AsyncIterator[Sequence[records.Event]]:
     """Yields the events of a run, from the store and then as they are committed."""
-    watcher = watchers.join(tenant_id, run_id)
+    watcher = watchers.join(tenant_id, run_id, run_events_only=run_events_only)
     last = after_sequence
     watcher.lost_track = True
     try:
@@ -168,9 +185,7 @@ async def follow(
             events = [event for event in watcher.take() if event.sequence > last]
             if events:
                 last = events[-1].sequence
-                shown = [one for one in events if not run_events_only or one.kind in RUN_EVENTS]
-                if shown:
-                    yield shown
+                yield events
                 if events[-1].kind in _LAST_EVENTS:
                     return
             if watcher.over:
