@@ -104,7 +104,7 @@ def _option(
         is_flag=flag,
         default=None,
         envvar=variable,
-        hidden=hidden,
+        hidden=hidden and name != "--json",
         expose_value=False,
         callback=_note,
         help=text,

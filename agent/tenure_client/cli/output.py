@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import click
 import orjson
 from google.protobuf.message import Message
 from rich.box import SIMPLE_HEAD
@@ -62,20 +63,26 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) 
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     if made.row_count == 0:
-        print(empty)
+        click.echo(empty)
         return
-    console().print(made)
+    target = console()
+    if target.is_terminal:
+        target.print(made)
+        return
+    with target.capture() as captured:
+        target.print(made)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def details(pairs: Iterable[tuple[str, Any]]) -> None:
     """Writes names and values below each other; values that say nothing are left out."""
-    made = Table.grid(padding=(0, 2))
-    made.add_column(style="bold")
-    made.add_column(overflow="fold")
-    for name, value in pairs:
-        if value is not None and value not in ("", []):
-            made.add_row(name, cell(value))
-    console().print(made)
+    shown = [
+        (name, str(value)) for name, value in pairs if value is not None and value not in ("", [])
+    ]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, text in shown:
+        click.secho(f"{name:<{width}}", bold=True, nl=False)
+        click.secho(f"  {clean(text)}", fg=STATE_STYLES.get(text))
 
 
 def cell(value: Any) -> Text:

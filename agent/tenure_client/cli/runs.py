@@ -61,7 +61,7 @@ def start(
         started = await client.start_run(
             workflow,
             version=version or 0,
-            **({} if content is None else {"input": content}),
+            input=content,
             priority=priority,
             labels=words,
             request_id=request_id,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
 from tenure.v1 import payload_pb2
 from tenure_client import payload
+from tenure_client.payload import ABSENT, Absent
 
 INPUT = click.option(
     "--input",
@@ -27,17 +27,18 @@ TIME_SCALE = click.option(
 )
 
 
-def run_input(text: str | None, time_scale: float | None) -> payload_pb2.Payload | None:
+def run_input(text: str | None, time_scale: float | None) -> payload_pb2.Payload | Absent:
     """Makes the input of a run. Raises click.UsageError for what is no JSON, or no object."""
     if time_scale is not None and not math.isfinite(time_scale):
         raise click.UsageError("--time-scale: must be a number, 0 or more")
-    content = None if text is None else _content(text)
+    content = ABSENT if text is None else _content(text)
     if time_scale is None:
         return content
-    value: Any = {} if content is None else orjson.loads(content.data)
+    value: Any = {} if content is ABSENT else payload.decode(content)
     if not isinstance(value, dict):
         raise click.UsageError("--time-scale: needs an --input that is a JSON object, or none")
-    return payload.encode({**value, "time_scale": time_scale})
+    scaled = payload.canonical({**value, "time_scale": time_scale})
+    return payload_pb2.Payload(data=scaled)
 
 
 def labels(pairs: Iterable[str]) -> dict[str, str]:
