@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 
@@ -150,6 +151,11 @@ class TaskContext:
     def log_fields(self) -> dict[str, str | int]:
         """The fields that every log line about the attempt carries."""
         return log_fields(self._lease, self._run)
+
+
+#: The attempt for which the running code works, for log lines that handlers write by other means
+#: than `TaskContext.logger`. One variable, since binding each field by itself costs 10 us a task.
+CURRENT: ContextVar[TaskContext | None] = ContextVar("tenure_attempt", default=None)
 
 
 def log_fields(lease: agents_pb2.Lease, run: agents_pb2.RunContext) -> dict[str, str | int]:

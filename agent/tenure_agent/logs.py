@@ -13,6 +13,8 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from tenure_agent import context
+
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("json", "console")
 
@@ -22,6 +24,7 @@ def configure(*, log_format: str, level: str) -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_attempt,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -57,6 +60,15 @@ def configure(*, log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+
+
+def _add_attempt(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Names the attempt for which a handler writes a line."""
+    ctx = context.CURRENT.get()
+    if ctx is not None:
+        for name, value in ctx.log_fields().items():
+            event.setdefault(name, value)
+    return event
 
 
 def _render_json(_logger: WrappedLogger, _name: str, event: EventDict) -> str:

@@ -228,8 +228,8 @@ class Runner:
 async def _call(function: Callable[[TaskContext, Any], Any], attempt: Attempt) -> Ending:
     """Calls an async handler. Never raises: what it raises is an ending."""
     try:
-        structlog.contextvars.bind_contextvars(**attempt.log_fields())
         ctx = TaskContext(attempt.lease, attempt.run, attempt.words)
+        context.CURRENT.set(ctx)
         return _output(await function(ctx, _input(ctx)))
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too
         return error
@@ -238,8 +238,8 @@ async def _call(function: Callable[[TaskContext, Any], Any], attempt: Attempt) -
 def _call_plain(function: Callable[[TaskContext, Any], Any], attempt: Attempt) -> Ending:
     """Calls a plain handler. Never raises: what it raises is an ending."""
     try:
-        structlog.contextvars.bind_contextvars(**attempt.log_fields())
         ctx = TaskContext(attempt.lease, attempt.run, attempt.words)
+        context.CURRENT.set(ctx)
         ctx.raise_if_cancelled()
         return _output(function(ctx, _input(ctx)))
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too

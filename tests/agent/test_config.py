@@ -1,0 +1,148 @@
+"""The agent's TOML file: what it says, and how it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.agent.conftest import KEY
+
+from tenure_agent import config, handlers
+from tenure_agent.config import ConfigError
+
+COORDINATOR = "[coordinator]\naddresses = ['127.0.0.1:7233']\nkey_file = 'agent.key'\n"
+
+
+def load(folder: Path, text: str) -> config.AgentConfig:
+    (folder / "agent.key").write_text(KEY)
+    path = folder / "agent.toml"
+    path.write_text(text)
+    return config.load(path)
+
+
+def test_a_short_file_gets_the_defaults(tmp_path: Path) -> None:
+    loaded = load(tmp_path, COORDINATOR)
+    assert loaded.coordinator.addresses == ("127.0.0.1:7233",)
+    assert loaded.coordinator.key == KEY
+    assert loaded.coordinator.tls is None
+    assert (loaded.slots, loaded.drain_seconds, loaded.spool_sync) == (8, 30.0, False)
+    assert loaded.spool == tmp_path / "spool"
+    assert config.NAME_PATTERN.fullmatch(loaded.name)
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("x")
+    loaded = load(
+        tmp_path,
+        COORDINATOR + "tls_ca = 'ca.pem'\n[agent]\nname = 'host-1'\nslots = 3\nspool = 'results'\n"
+        "spool_sync = true\ntenants = ['acme']\nlabels = { region = 'eu' }\ndrain_seconds = 2\n"
+        "stop_seconds = 0.5\n[[python]]\nkind = 'count'\nfunction = 'm:f'\n"
+        "[[command]]\nkind = 'sum'\nargv = ['sha256sum', '-']\nenv = ['PATH']\ncwd = '.'\n",
+    )
+    assert loaded.coordinator.tls is not None
+    assert loaded.coordinator.tls.ca == tmp_path / "ca.pem"
+    assert (loaded.name, loaded.slots, loaded.spool) == ("host-1", 3, tmp_path / "results")
+    assert (loaded.spool_sync, loaded.tenants, loaded.labels) == (True, ("acme",), {"region": "eu"})
+    assert (loaded.drain_seconds, loaded.stop_seconds) == (2.0, 0.5)
+    assert loaded.python == (config.PythonConfig(kind="count", function="m:f"),)
+    assert loaded.command[0].argv == ("sha256sum", "-")
+    assert loaded.command[0].env == ("PATH",)
+    assert loaded.command[0].cwd == tmp_path
+
+
+def test_the_key_may_come_from_the_environment_and_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_TEST_KEY", KEY)
+    loaded = load(
+        tmp_path, COORDINATOR.replace("key_file = 'agent.key'", "key_env='AGENT_TEST_KEY'")
+    )
+    assert loaded.coordinator.key == KEY
+    assert KEY not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[coordinator", "is not TOML"),
+        ("", "coordinator: is missing"),
+        ("[coordinater]\n", "coordinator: is missing; did you mean 'coordinater'?"),
+        ("[coordinator]\nkey_file='agent.key'\n", "[coordinator] addresses: is missing"),
+        (
+            COORDINATOR.replace("addresses", "adresses"),
+            "[coordinator] addresses: is missing; did you mean 'adresses'?",
+        ),
+        (
+            COORDINATOR + "tls_cas = 'x'",
+            "[coordinator] tls_cas: unknown key; did you mean 'tls_ca'?",
+        ),
+        (COORDINATOR + "[agent]\nslot = 4", "[agent] slot: unknown key; did you mean 'slots'?"),
+        (COORDINATOR + "[agent]\nzzz = 4", "[agent] zzz: unknown key; known: name, slots"),
+        (COORDINATOR + "[agnet]\n", "agnet: unknown table or key; did you mean 'agent'?"),
+        (COORDINATOR + "[agent]\nslots = 'four'", "slots: must be a whole number, not the string"),
+        (COORDINATOR + "[agent]\nslots = true", "slots: must be a whole number, not true"),
+        (COORDINATOR + "[agent]\nslots = 0", "slots: must be from 1 to 100000"),
+        (COORDINATOR + "[agent]\nname = 'a b'", "[agent] name: 'a b' must be letters"),
+        (COORDINATOR + "[agent]\nname = ''", "[agent] name: must not be empty"),
+        (COORDINATOR + "[agent]\ndrain_seconds = -1", "drain_seconds: must be from 0 to 86400"),
+        (COORDINATOR + "[agent]\ntenants = 'acme'", "tenants: must be a list of strings"),
+        (COORDINATOR + "[agent]\ntenants = [1]", "tenants: must be a list of strings, not with"),
+        (COORDINATOR + "[agent]\nlabels = { a = 1 }", "labels: 'a' must be a string"),
+        (COORDINATOR + "tls_cert = 'agent.key'", "tls_cert: must come together with tls_key"),
+        (COORDINATOR + "tls_ca = 'nowhere.pem'", "tls_ca: no such file"),
+        (COORDINATOR + "key_env = 'X'", "exactly one of key_file and key_env"),
+        (COORDINATOR.replace("agent.key", "none.key"), "key_file: no such file"),
+        (COORDINATOR.replace("['127.0.0.1:7233']", "['here']"), "addresses: address 'here'"),
+        (COORDINATOR.replace("['127.0.0.1:7233']", "[]"), "must name at least one coordinator"),
+        (COORDINATOR + "[python]\nkind='a'", "python: must be a list of tables"),
+        (COORDINATOR + "[[python]]\nkind='a'\n", "[python #1] function: is missing"),
+        (COORDINATOR + "[[python]]\nkind='a'\nfunction='f'\n", "must read module:function"),
+        (COORDINATOR + "[[python]]\nkind='a b'\nfunction='m:f'\n", "[python #1] kind: 'a b'"),
+        (COORDINATOR + "[[python]]\nkind='tenure.x'\nfunction='m:f'\n", "are built in"),
+        (COORDINATOR + "[[command]]\nkind='a'\nargv=[]\n", "argv: must name a program"),
+        (COORDINATOR + "[[command]]\nkind='a'\nargv=['x']\ncwd='no'\n", "cwd: no such folder"),
+        (
+            COORDINATOR
+            + "[[command]]\nkind='a'\nargv=['x']\n[[python]]\nkind='a'\nfunction='m:f'\n",
+            "kind 'a': has more than one handler",
+        ),
+    ],
+)
+def test_a_file_with_a_fault_is_refused_in_a_sentence(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert str(caught.value).startswith(str(tmp_path / "agent.toml"))
+    assert words in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
+        config.load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("[[python]]\nkind='a'\nfunction='no_such_module:f'\n", "no module 'no_such_module'"),
+        ("[[python]]\nkind='a'\nfunction='faulty:f'\n", "cannot be imported: ZeroDivisionError"),
+        ("[[python]]\nkind='a'\nfunction='leaving:f'\n", "cannot be imported: SystemExit: 3"),
+        ("[[python]]\nkind='a'\nfunction='good:g'\n", "module 'good' has no 'g'"),
+        ("[[python]]\nkind='a'\nfunction='good:number'\n", "is not a function"),
+        ("[[python]]\nkind='a'\nfunction='good:one'\n", "must take (context, input)"),
+        ("[[command]]\nkind='a'\nargv=['no-such-program']\n", "no program 'no-such-program'"),
+        ("[[command]]\nkind='a'\nargv=['./good.py']\n", "is not a program that can be run"),
+    ],
+)
+def test_a_handler_that_cannot_work_is_found_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, words: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "faulty.py").write_text("1 / 0\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "good.py").write_text("number = 1\ndef one(ctx): ...\n")
+    with pytest.raises(ConfigError) as caught:
+        handlers.build(load(tmp_path, COORDINATOR + entry))
+    assert words in str(caught.value)
+    assert "kind 'a'" in str(caught.value)
