@@ -1,15 +1,138 @@
-"""A real PostgreSQL for whoever asks: one server a session, a fresh database a test."""
+"""What all tests may use: a real PostgreSQL, and a real coordinator with every kind of caller."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import psycopg
 import pytest
+
+from tenure.v1 import (
+    access_pb2,
+    agents_pb2_grpc,
+    runs_pb2_grpc,
+    tenants_pb2,
+    tenants_pb2_grpc,
+    workflows_pb2_grpc,
+)
+from tenure_server import app, config
+
+#: The tenants that a `coordinator` has. The first one's callers go by their role alone.
+TENANTS = ("alpha", "beta")
+ROLES = {
+    "viewer": access_pb2.ROLE_VIEWER,
+    "submitter": access_pb2.ROLE_SUBMITTER,
+    "agent": access_pb2.ROLE_AGENT,
+    "admin": access_pb2.ROLE_TENANT_ADMIN,
+}
+
+
+class Stub:
+    """A generated stub whose calls carry the metadata of one caller."""
+
+    def __init__(self, stub: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._stub = stub
+        self._metadata = metadata
+
+    def __getattr__(self, rpc: str) -> Any:
+        return partial(getattr(self._stub, rpc), metadata=self._metadata)
+
+
+class Calls:
+    """The services, as one caller."""
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.metadata = metadata
+        self.tenants = Stub(tenants_pb2_grpc.TenantsStub(channel), metadata)
+        self.workflows = Stub(workflows_pb2_grpc.WorkflowsStub(channel), metadata)
+        self.runs = Stub(runs_pb2_grpc.RunsStub(channel), metadata)
+        self.agents = Stub(agents_pb2_grpc.AgentsStub(channel), metadata)
+
+
+@dataclass(slots=True)
+class LiveCoordinator:
+    """A coordinator that serves on a free port, with keys of every kind for two tenants."""
+
+    server: app.Coordinator
+    channel: grpc.aio.Channel
+    #: Secrets by caller: ``operator``, ``alpha/viewer``, ``beta/agent``, …
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """Where it is reached."""
+        return self.server.address
+
+    def calls(self, caller: str, **metadata: str) -> Calls:
+        """The services as a caller of `secrets`, with more metadata where it is given."""
+        name = caller if "/" in caller or caller == "operator" else f"{TENANTS[0]}/{caller}"
+        more = tuple((key.replace("_", "-"), value) for key, value in metadata.items())
+        return self.calls_with(self.secrets[name], *more)
+
+    def calls_with(self, secret: str, *more: tuple[str, str]) -> Calls:
+        """The services with any secret."""
+        return Calls(self.channel, (("authorization", f"Bearer {secret}"), *more))
+
+    async def make_key(self, *roles: str, tenants: tuple[str, ...] = TENANTS[:1]) -> str:
+        """Makes a key and gives its secret."""
+        made = await self.calls("operator").tenants.CreateApiKey(
+            tenants_pb2.CreateApiKeyRequest(
+                name="test", roles=[ROLES[role] for role in roles], tenant_ids=tenants
+            )
+        )
+        secret: str = made.secret
+        return secret
+
+
+@pytest.fixture
+async def coordinator(tmp_path: Path) -> AsyncIterator[LiveCoordinator]:
+    """A real coordinator on SQLite in this process."""
+    async with serving(f"sqlite:///{tmp_path}/tenure.db", tmp_path) as live:
+        yield live
+
+
+@asynccontextmanager
+async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[LiveCoordinator]:
+    """Serves on a store, with every kind of caller."""
+    words = folder / "credentials.json"
+    server = app.Coordinator(
+        config.Config(
+            store=store,
+            listen="127.0.0.1:0",
+            bootstrap_file=words,
+            bootstrap_tenant=TENANTS[0],
+            **settings,
+        )
+    )
+    await server.start()
+    channel = grpc.aio.insecure_channel(server.address)
+    try:
+        live = LiveCoordinator(server, channel)
+        live.secrets["operator"] = json.loads(words.read_text())["operator"]
+        operator = live.calls("operator")
+        for tenant_id in TENANTS[1:]:
+            await operator.tenants.CreateTenant(
+                tenants_pb2.CreateTenantRequest(tenant_id=tenant_id)
+            )
+        for tenant_id in TENANTS:
+            for role in ROLES:
+                name = f"{tenant_id}/{role}"
+                live.secrets[name] = await live.make_key(role, tenants=(tenant_id,))
+        yield live
+    finally:
+        await channel.close()
+        await server.stop()
 
 
 @pytest.fixture(scope="session")
