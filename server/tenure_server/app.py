@@ -16,6 +16,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import asyncio
 import contextlib
+import gc
 import secrets
 import signal
 import socket
@@ -38,8 +39,10 @@ from tenure.v1 import agents_pb2_grpc, runs_pb2_grpc, tenants_pb2_grpc, workflow
 from tenure_server import logs
 from tenure_server.bootstrap import bootstrap, write_private
 from tenure_server.config import (
+    ACCEPT_SECONDS_DEFAULT,
     LEASE_SECONDS_DEFAULT,
     LISTEN_DEFAULT,
+    SEAT_SECONDS_DEFAULT,
     TENANT_DEFAULT,
     Config,
     ConfigError,
@@ -61,6 +64,7 @@ MESSAGE_BYTES_MAX = 64 << 20
 DRAIN_SECONDS = 10.0
 # A loop beside a writer thread: the default of 5 ms lets either hold the interpreter far too long.
 SWITCH_SECONDS = 0.0005
+GC_THRESHOLDS = (50_000, 50, 100)
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -105,7 +109,11 @@ class Coordinator:
             self.address = self.config.advertised(port)
             self.store = open_store(self.config.store, holder=_holder(), address=self.address)
             undo.callback(self.store.close)
-            settings = Settings(lease_us=int(self.config.lease_seconds * 1e6))
+            settings = Settings(
+                lease_us=int(self.config.lease_seconds * 1e6),
+                accept_us=int(self.config.accept_seconds * 1e6),
+                seat_us=int(self.config.seat_seconds * 1e6),
+            )
             self.engine = Engine(self.store, settings, SystemClock())
             await self.engine.start()
             undo.push_async_callback(self.engine.stop)
@@ -126,6 +134,11 @@ class Coordinator:
         if self.config.ready_file is not None:
             ready = {"address": self.address, "pid": os.getpid()}
             write_private(self.config.ready_file, orjson.dumps(ready), mode=0o644)
+        # What stands now stands for good; and the hot path makes many small objects that live
+        # for one commit, among which the default thresholds search all the time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         log.info("serving", address=self.address, store=self.store.kind)
 
     async def stop(self) -> None:
@@ -134,13 +147,14 @@ class Coordinator:
         self._chain.closing = True
         await self._health.enter_graceful_shutdown()
         await self.engine.stop()
+        commits = self.engine.commit_count
         stopping = asyncio.create_task(self._server.stop(DRAIN_SECONDS))
         self._streams.end_all()
         await stopping
         self.store.close()
         if self.config.ready_file is not None:
             self.config.ready_file.unlink(missing_ok=True)
-        log.info("stopped")
+        log.info("stopped", commits=commits)
 
     def _add_services(self) -> None:
         server, engine, store = self._server, self.engine, self.store
@@ -262,6 +276,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--listen", default=LISTEN_DEFAULT, help="host:port; port 0 takes a free one.")
 @_option("--address", default="", help="Where others reach this coordinator, if not there.")
 @_option("--lease-seconds", type=float, default=LEASE_SECONDS_DEFAULT, help="How long leases hold.")
+@_option("--accept-seconds", type=float, default=ACCEPT_SECONDS_DEFAULT, help="To accept within.")
+@_option("--seat-seconds", type=float, default=SEAT_SECONDS_DEFAULT, help="How long seats hold.")
 @_option("--tls-cert", type=_FILE, help="PEM file of the certificate chain.")
 @_option("--tls-key", type=_FILE, help="PEM file of its private key.")
 @_option("--tls-client-ca", type=_FILE, help="Demand client certificates signed by this one.")

@@ -16,6 +16,8 @@ Row = tuple[Any, ...]
 class RunRows(Protocol):
     """What can give the rows of a run."""
 
+    correlation_id: str
+
     def row(self) -> Row:
         """The row of `RUN_COLUMNS`."""
 
@@ -116,6 +118,8 @@ class Changes:
     tasks: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
     requests: list[Row] = field(default_factory=list)
+    #: Correlation ids of the runs that began, changed or ended, for whoever tells of the events.
+    correlations: dict[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.runs or self.run_changes or self.tasks or self.events or self.requests)
@@ -157,6 +161,7 @@ class Journal:
 
     def seal(self) -> Changes:
         """Gives everything collected, and starts anew."""
+        touched = self._runs | self._runs_changed
         changes = Changes(
             seats=self._seats,
             runs=[run.row() for run in self._runs.values()],
@@ -164,6 +169,7 @@ class Journal:
             tasks=list(self._tasks.values()),
             events=self.events,
             requests=self._requests,
+            correlations={run_id: run.correlation_id for run_id, run in touched.items()},
         )
         self.__init__()  # type: ignore[misc]
         return changes

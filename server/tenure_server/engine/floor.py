@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_not_exception_type, wait_exponentia
 from tenure_server.core import errors, records
 from tenure_server.core.desk import Desk
 from tenure_server.core.journal import Journal
+from tenure_server.engine import chronicle
 from tenure_server.engine.commits import Abandon, Batch, Commits, Effect
 from tenure_server.engine.dispatch import Dispatch
 from tenure_server.engine.seating import Seating
@@ -218,6 +219,7 @@ class Floor:
 
     def _committed(self, batch: Batch) -> None:
         self.watchers.publish(batch.changes.events)
+        chronicle.tell(batch.changes, self.desks)
 
     def _set_alarm(self, desks: Iterable[Desk]) -> None:
         due_us = min((due for desk in desks if (due := desk.next_due_us())), default=None)

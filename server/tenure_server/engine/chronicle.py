@@ -1,0 +1,65 @@
+"""Tells the operator's log what was committed: runs at info, trouble at warning, the rest at debug."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import structlog
+
+from tenure_server.core.desk import Desk
+from tenure_server.core.journal import Changes, Row
+from tenure_server.core.lifecycle import EventKind
+
+_RUN_LEVELS = {
+    EventKind.RUN_STARTED: logging.INFO,
+    EventKind.RUN_CANCELLING: logging.INFO,
+    EventKind.RUN_SUCCEEDED: logging.INFO,
+    EventKind.RUN_FAILED: logging.WARNING,
+    EventKind.RUN_CANCELLED: logging.INFO,
+}
+_TROUBLE = {
+    EventKind.TASK_RETRYING: logging.WARNING,
+    EventKind.TASK_FAILED: logging.WARNING,
+    EventKind.TASK_LEASE_LOST: logging.WARNING,
+    EventKind.TASK_LEASE_RETURNED: logging.INFO,
+}
+#: Levels by number of the event. Most events are of other kinds and cost one look-up here.
+LEVELS: dict[int, int] = {int(kind): level for kind, level in (_RUN_LEVELS | _TROUBLE).items()}
+SENTENCES = {int(kind): kind.name.lower().replace("_", " ") for kind in EventKind}
+
+log = structlog.get_logger()
+
+
+def tell(changes: Changes, desks: Mapping[str, Desk]) -> None:
+    """Writes a line for each event that is worth one at the level that is set."""
+    every = log.is_enabled_for(logging.DEBUG)
+    for row in changes.events:
+        level = LEVELS.get(row[4], logging.DEBUG if every else 0)
+        if level:
+            log.log(level, SENTENCES[row[4]], **_fields(row, changes, desks))
+
+
+def _fields(row: Row, changes: Changes, desks: Mapping[str, Desk]) -> dict[str, object]:
+    tenant_id, run_id, _, _, _, task_key, attempt, term, agent, code, message = row
+    fields: dict[str, object] = {
+        "tenant": tenant_id,
+        "run_id": run_id,
+        "correlation_id": _correlation(tenant_id, run_id, changes, desks),
+    }
+    if task_key:
+        fields |= {"task_key": task_key, "attempt": attempt, "term": term, "agent": agent}
+    if code:
+        fields["code"] = code
+    if message:
+        fields["reason"] = message
+    return fields
+
+
+def _correlation(tenant_id: str, run_id: str, changes: Changes, desks: Mapping[str, Desk]) -> str:
+    known = changes.correlations.get(run_id)
+    if known is not None:
+        return known
+    desk = desks.get(tenant_id)
+    run = None if desk is None else desk.runs.get(run_id)
+    return "" if run is None else run.correlation_id
