@@ -10,6 +10,11 @@ from typing import Literal, Self
 LEASE_SECONDS_MIN = 1.0
 LEASE_SECONDS_MAX = 3600.0
 LEASE_SECONDS_DEFAULT = 30.0
+ACCEPT_SECONDS_MIN = 0.1
+ACCEPT_SECONDS_DEFAULT = 5.0
+SEAT_SECONDS_MIN = 1.0
+SEAT_SECONDS_MAX = 60.0
+SEAT_SECONDS_DEFAULT = 6.0
 LISTEN_DEFAULT = "127.0.0.1:7233"
 TENANT_DEFAULT = "dev"
 
@@ -37,6 +42,8 @@ class Config:
     #: Where others reach this coordinator; empty for the address it listens on.
     address: str = ""
     lease_seconds: float = LEASE_SECONDS_DEFAULT
+    accept_seconds: float = ACCEPT_SECONDS_DEFAULT
+    seat_seconds: float = SEAT_SECONDS_DEFAULT
     tls: TlsFiles | None = None
     ready_file: Path | None = None
     bootstrap_file: Path | None = None
@@ -53,6 +60,8 @@ class Config:
         listen: str,
         address: str,
         lease_seconds: float,
+        accept_seconds: float,
+        seat_seconds: float,
         tls_cert: Path | None,
         tls_key: Path | None,
         tls_client_ca: Path | None,
@@ -64,10 +73,9 @@ class Config:
         log_level: str,
     ) -> Self:
         """Checks everything and reads the TLS files. Raises ConfigError."""
-        if not LEASE_SECONDS_MIN <= lease_seconds <= LEASE_SECONDS_MAX:
-            raise ConfigError(
-                f"--lease-seconds must lie between {LEASE_SECONDS_MIN:g} and {LEASE_SECONDS_MAX:g}"
-            )
+        _check_span("--lease-seconds", lease_seconds, LEASE_SECONDS_MIN, LEASE_SECONDS_MAX)
+        _check_span("--accept-seconds", accept_seconds, ACCEPT_SECONDS_MIN, LEASE_SECONDS_MAX)
+        _check_span("--seat-seconds", seat_seconds, SEAT_SECONDS_MIN, SEAT_SECONDS_MAX)
         tls = _read_tls(tls_cert, tls_key, tls_client_ca)
         host = _check_address("--listen", listen, port_min=0)
         if address:
@@ -82,6 +90,8 @@ class Config:
             listen=listen,
             address=address,
             lease_seconds=lease_seconds,
+            accept_seconds=accept_seconds,
+            seat_seconds=seat_seconds,
             tls=tls,
             ready_file=ready_file,
             bootstrap_file=bootstrap,
@@ -97,6 +107,11 @@ class Config:
             return self.address
         host = self.listen.rpartition(":")[0]
         return f"{host}:{port}"
+
+
+def _check_span(flag: str, seconds: float, least: float, most: float) -> None:
+    if not least <= seconds <= most:
+        raise ConfigError(f"{flag} must lie between {least:g} and {most:g}")
 
 
 def _checked_store(url: str) -> str:
