@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 import psycopg
 import pytest
+from hypothesis import settings
 
 from tenure.v1 import (
     access_pb2,
@@ -27,6 +28,11 @@ from tenure.v1 import (
     workflows_pb2_grpc,
 )
 from tenure_server import app, config
+
+# TENURE_LONG=1 looks twenty times as long for a counter-example, where it is looked for at random.
+settings.register_profile("brief", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=2000)
+settings.load_profile("long" if os.environ.get("TENURE_LONG") else "brief")
 
 #: The tenants that a `coordinator` has. The first one's callers go by their role alone.
 TENANTS = ("alpha", "beta")

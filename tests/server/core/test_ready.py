@@ -1,0 +1,218 @@
+"""Ready tasks come out by priority, then started runs first, then age, then order."""
+
+from __future__ import annotations
+
+import gc
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.server.core.world import World, flow, task
+
+from tenure_server.core.leases import Lease
+from tenure_server.core.lifecycle import TaskState
+from tenure_server.core.ready import Bucket, ReadyQueue
+from tenure_server.core.runs import LiveRun
+
+KINDS = ("work", "play")
+
+
+def keys(leases: list[Lease]) -> list[str]:
+    """The keys of leased tasks in the order of their leases."""
+    return [lease.task.key for lease in leases]
+
+
+def test_priority_goes_before_age_and_age_before_order() -> None:
+    world = World()
+    world.start(task("old-low", priority=-1), task("old-1"), task("old-2"))
+    world.start(task("new-1"), task("new-2"))
+    world.start(task("urgent"), priority=5)
+    assert keys(world.grant()) == ["urgent", "old-1", "old-2", "new-1", "new-2", "old-low"]
+
+
+def test_the_priority_of_a_run_is_added_to_those_of_its_tasks() -> None:
+    world = World()
+    world.start(task("five", priority=5), priority=0)
+    world.start(task("six", priority=4), priority=2)
+    world.start(task("four", priority=14), priority=-10)
+    assert keys(world.grant()) == ["six", "five", "four"]
+
+
+def test_a_run_that_was_leased_from_goes_before_an_older_one_that_was_not() -> None:
+    world = World()
+    older = world.start(task("older", kind="play"), task("older-work"))
+    world.start(task("newer", kind="walk"), task("newer-work"))
+    world.grant(world.agent("walker", kinds=["walk"]))
+    assert older.start_us is None
+    assert keys(world.grant()) == ["newer-work", "older-work"]
+
+
+def test_an_agent_gets_only_kinds_that_it_has() -> None:
+    world = World()
+    world.start(task("a", kind="play"), task("b"), task("c", kind="walk"))
+    assert keys(world.grant(world.agent(kinds=["walk", "swim"]))) == ["c"]
+    assert keys(world.grant(world.agent("other", kinds=["play", "work"]))) == ["a", "b"]
+
+
+def test_a_task_that_was_ready_before_goes_to_the_head_of_its_run() -> None:
+    world = World()
+    world.start(task("a"), task("b"), task("c"))
+    first = world.grant_one()
+    world.desk.give_back(first, world.now_us)
+    assert keys(world.grant()) == ["a", "b", "c"]
+
+
+def test_runs_that_ended_are_not_kept_for_kinds_that_nobody_has() -> None:
+    world = World()
+    for number in range(200):
+        run = world.start(task("a", kind=f"ghost-{number % 7}"), name="ghost")
+        world.desk.cancel_run(run, "", world.now_us)
+    world.commit()
+    del run
+    gc.collect()
+    everything = gc.get_objects()
+    assert sum(isinstance(one, LiveRun) and one.workflow == "ghost" for one in everything) < 100
+    assert world.desk.ready.size == 0
+
+
+class ReadyMachine(RuleBasedStateMachine):
+    """The queue beside a plain list that is sorted at each question."""
+
+    @initialize()
+    def begin(self) -> None:
+        """Starts with an empty queue."""
+        self.world = World()
+        self.queue = ReadyQueue()
+        self.runs: list[LiveRun] = []
+        self.waiting: list[tuple[LiveRun, int]] = []
+        self.parked: set[str] = set()
+        self.taken: list[tuple[LiveRun, int]] = []
+
+    @rule(
+        tasks=st.lists(
+            st.tuples(st.sampled_from(KINDS), st.integers(-1, 1)), min_size=1, max_size=4
+        ),
+        priority=st.integers(-1, 1),
+        workflow=st.sampled_from(["one", "two"]),
+    )
+    def add_run(self, tasks: list[tuple[str, int]], priority: int, workflow: str) -> None:
+        """A run whose tasks are all ready."""
+        nodes = [task(f"t{n}", kind=kind, priority=one) for n, (kind, one) in enumerate(tasks)]
+        run = self.world.start_flow(flow(*nodes, name=workflow), priority=priority)
+        self.runs.append(run)
+        for index in range(len(nodes)):
+            self.queue.add(run, index)
+            self.waiting.append((run, index))
+
+    @rule(kinds=st.sets(st.sampled_from([*KINDS, "walk"]), min_size=1))
+    def take(self, kinds: set[str]) -> None:
+        """The next task for an agent, as the list has it."""
+        bucket = self.queue.best(frozenset(kinds))
+        expected = self._best(kinds)
+        assert (bucket is None) == (expected is None)
+        if bucket is None or expected is None:
+            return
+        run, index = bucket.run, self.queue.take(bucket)
+        assert (run.run_id, index) == (expected[0].run_id, expected[1])
+        self.waiting.remove((run, index))
+        self.taken.append((run, index))
+        run.move(index, TaskState.LEASED)
+        if run.start_us is None:
+            run.start_us = self.world.now_us
+            self.queue.run_started(run)
+
+    @rule(kinds=st.sets(st.sampled_from(KINDS), min_size=1))
+    def park(self, kinds: set[str]) -> None:
+        """The bucket of the next task is left out, and whatever shares it."""
+        bucket = self.queue.best(frozenset(kinds))
+        if bucket is None:
+            return
+        self.queue.park(bucket)
+        self.parked.add(_name(bucket))
+
+    @rule(workflow=st.sampled_from(["one", "two"]))
+    def unpark(self, workflow: str) -> None:
+        """The buckets of a workflow come back."""
+        self.queue.unpark(workflow)
+        self.parked = {one for one in self.parked if not one.startswith(f"{workflow}/")}
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """A task that was taken is ready again, before the others of its bucket."""
+        one = data.draw(st.sampled_from(self.taken))
+        self.taken.remove(one)
+        one[0].move(one[1], TaskState.READY)
+        self.queue.add(*one, first=True)
+        self.waiting.insert(0, one)
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def end_task(self, data: st.DataObject) -> None:
+        """A ready task ends without having been taken, as when its run is cancelled."""
+        if not self.waiting:
+            return
+        one = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(one)
+        one[0].move(one[1], TaskState.CANCELLED)
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        """A run ends."""
+        run = data.draw(st.sampled_from(self.runs))
+        self.runs.remove(run)
+        self.queue.drop(run)
+        self.waiting = [one for one in self.waiting if one[0] is not run]
+        self.taken = [one for one in self.taken if one[0] is not run]
+
+    @invariant()
+    def counts_no_less_than_there_is(self) -> None:
+        """The size counts every ready task, and stale ones until they are met."""
+        if hasattr(self, "queue"):
+            assert self.queue.size >= len(self.waiting)
+
+    def teardown(self) -> None:
+        """When everything is taken, nothing is left over."""
+        if not hasattr(self, "queue"):
+            return
+        for workflow in ("one", "two"):
+            self.unpark(workflow)
+        for _ in range(len(self.waiting) + 1):
+            self.take(set(KINDS))
+        assert self.queue.size == 0
+        assert not self.waiting
+
+    def _best(self, kinds: set[str]) -> tuple[LiveRun, int] | None:
+        def rank(one: tuple[LiveRun, int]) -> tuple[int, bool, int]:
+            run, index = one
+            priority = run.priority + run.definition.tasks[index].priority
+            return -priority, run.start_us is None, run.order
+
+        def offered(one: tuple[LiveRun, int]) -> bool:
+            run, index = one
+            node = run.definition.tasks[index]
+            name = f"{run.workflow}/{run.run_id}/{node.kind}/{run.priority + node.priority}"
+            return node.kind in kinds and name not in self.parked
+
+        candidates = [one for one in self.waiting if offered(one)]
+        if not candidates:
+            return None
+        best = min(map(rank, candidates))
+        first = next(one for one in candidates if rank(one) == best)
+        # Between kinds of one run and rank the queue may choose.
+        bucket = self.queue.best(frozenset(kinds))
+        assert bucket is not None
+        same = [one for one in candidates if rank(one) == best]
+        assert bucket.run is first[0]
+        return next(one for one in same if first[0].definition.tasks[one[1]].kind == bucket.kind)
+
+
+def _name(bucket: Bucket) -> str:
+    return f"{bucket.run.workflow}/{bucket.run.run_id}/{bucket.kind}/{bucket.priority}"
+
+
+TestReady = ReadyMachine.TestCase
+TestReady.settings = settings(
+    max_examples=settings().max_examples // 2, stateful_step_count=25, deadline=None
+)

@@ -1,0 +1,301 @@
+"""A desk to try things on: time and chance are in the test's hand, and commits go to dictionaries.
+
+`Tables` takes changes exactly as the store does, compare-and-set included, so that a desk can be
+thrown away and read back at any moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+from tenure_server.core import fairness, ids, journal, records
+from tenure_server.core.definition import Payload, WorkflowDefinition, WorkflowTask
+from tenure_server.core.desk import Desk, End
+from tenure_server.core.leases import AgentSlots, Lease, Success
+from tenure_server.core.lifecycle import (
+    RUN_ENDED,
+    TASK_ENDED,
+    EventKind,
+    Failure,
+    RunState,
+    TaskState,
+    Verdict,
+)
+from tenure_server.core.runs import LiveRun
+
+TENANT = "acme"
+START_US = 1_700_000_000_000_000
+LEASE_US = 30_000_000
+ACCEPT_US = 5_000_000
+SECOND = 1_000_000
+
+WORK = frozenset({"work"})
+
+
+def task(key: str, *depends_on: str, kind: str = "work", **options: Any) -> WorkflowTask:
+    """A task of a workflow, in few words."""
+    return WorkflowTask(key=key, kind=kind, depends_on=depends_on, **options)
+
+
+def flow(*tasks: WorkflowTask, name: str = "flow", max_leases: int = 0) -> WorkflowDefinition:
+    """A workflow, in few words."""
+    return WorkflowDefinition(name=name, tasks=tasks, max_leases=max_leases)
+
+
+def json_payload(value: Any) -> Payload:
+    """A JSON payload."""
+    return Payload(orjson.dumps(value))
+
+
+class Chance:
+    """Bytes that look random and are the same in every test."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def __call__(self, size: int) -> bytes:
+        self._drawn += 1
+        blocks = (self._drawn.to_bytes(8, "big") + at.to_bytes(8, "big") for at in range(size))
+        return b"".join(blocks)[:size] if size >= 16 else self._drawn.to_bytes(8, "big")[-size:]
+
+
+class Tables:
+    """The record in dictionaries: rows by their keys, as dictionaries of their columns."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.tasks: dict[tuple[str, int], dict[str, Any]] = {}
+        self.events: dict[str, list[dict[str, Any]]] = {}
+        self.definitions: dict[str, WorkflowDefinition] = {}
+
+    def commit(self, changes: journal.Changes) -> None:
+        """Writes what the store would write, and refuses what it would refuse."""
+        if changes:
+            assert changes.seats == {TENANT: 1}, "rows without a seat"
+        for row in changes.runs:
+            run = dict(zip(journal.RUN_COLUMNS, row, strict=True))
+            assert run["run_id"] not in self.runs, "a run twice"
+            self.runs[run["run_id"]] = run
+            self.events[run["run_id"]] = []
+        for row in changes.run_changes:
+            change = dict(zip(journal.RUN_CHANGE_COLUMNS, row, strict=True))
+            stored = self.runs[change["run_id"]]
+            assert stored["state"] not in RUN_ENDED, "an ended run changes"
+            stored.update(change)
+        for row in changes.tasks:
+            self._upsert(dict(zip(journal.TASK_COLUMNS, row, strict=True)))
+        for row in changes.events:
+            event = dict(zip(journal.EVENT_COLUMNS, row, strict=True))
+            log = self.events[event["run_id"]]
+            log.append(event)
+            assert event["sequence"] == len(log), "a gap in the log"
+
+    def _upsert(self, row: dict[str, Any]) -> None:
+        key = row["run_id"], row["task_index"]
+        stored = self.tasks.get(key)
+        if stored is not None:
+            assert stored["state"] not in TASK_ENDED, "an ended task changes"
+            assert stored["term"] <= row["term"], "a term goes back"
+        self.tasks[key] = row
+
+    def run(self, run_id: str) -> records.Run:
+        """A stored run."""
+        row = self.runs[run_id]
+        names = set(records.Run.__dataclass_fields__) - {"input", "labels", "state"}
+        return records.Run(
+            **{name: row[name] for name in names},
+            state=RunState(row["state"]),
+            labels=orjson.loads(row["labels"]),
+            input=_payload(row["input"], row["input_type"]),
+        )
+
+    def task(self, run_id: str, index: int) -> records.Task:
+        """A stored task."""
+        row = self.tasks[run_id, index]
+        carried = {"state", "failure", "output", "checkpoint"}
+        names = set(records.Task.__dataclass_fields__) - carried
+        code = row["failure_code"]
+        return records.Task(
+            **{name: row[name] for name in names},
+            state=TaskState(row["state"]),
+            failure=None if code is None else Failure(code, row["failure_message"]),
+            output=_payload(row["output"], row["output_type"]),
+            checkpoint=_payload(row["checkpoint"], row["checkpoint_type"]),
+        )
+
+    def tasks_of(self, run_id: str) -> dict[int, records.Task]:
+        """The stored tasks of a run."""
+        return {index: self.task(run_id, index) for of, index in self.tasks if of == run_id}
+
+    def kinds(self, run_id: str) -> list[EventKind]:
+        """What happened in a run."""
+        return [EventKind(event["kind"]) for event in self.events[run_id]]
+
+
+def _payload(data: bytes | None, content_type: str) -> Payload | None:
+    return None if data is None else Payload(data, content_type)
+
+
+class World:
+    """A desk, its agents, and the tables beneath."""
+
+    def __init__(self, *, max_leases: int = 1000, weight: int = 1, tenant: str = TENANT) -> None:
+        self.tenant = records.Tenant(
+            tenant_id=tenant, display_name="", max_leases=max_leases, weight=weight, create_us=0
+        )
+        self.now_us = START_US
+        self.tables = Tables()
+        self.agents: dict[tuple[str, str], AgentSlots] = {}
+        self._chance = Chance()
+        self._runs = 0
+        self._open_desk()
+
+    def _open_desk(self) -> None:
+        self.journal = journal.Journal()
+        self.desk = Desk(
+            self.tenant,
+            term=1,
+            journal=self.journal,
+            draw=self._chance,
+            lease_us=LEASE_US,
+            accept_us=ACCEPT_US,
+        )
+
+    # -- acts -----------------------------------------------------------------------------------
+
+    def start(self, *tasks: WorkflowTask, priority: int = 0, **options: Any) -> LiveRun:
+        """Starts a run of these tasks."""
+        return self.start_flow(flow(*tasks, **options), priority=priority)
+
+    def start_flow(self, definition: WorkflowDefinition, *, priority: int = 0) -> LiveRun:
+        """Starts a run of a definition."""
+        self._runs += 1
+        run_id = ids.new_id(self.tenant.tenant_id, self.now_us, self._chance(ids.RANDOM_BYTES))
+        digest = definition.digest()
+        self.tables.definitions[digest] = definition
+        record = records.Run(
+            tenant_id=self.tenant.tenant_id,
+            run_id=run_id,
+            workflow=definition.name,
+            workflow_version=1,
+            workflow_digest=digest,
+            state=RunState.RUNNING,
+            priority=priority,
+            labels={"n": str(self._runs)},
+            input=json_payload({"n": self._runs}),
+            correlation_id=f"correlation-{self._runs}",
+            started_by="key-0",
+            reason="",
+            task_count=len(definition.tasks),
+            succeeded=0,
+            failed=0,
+            upstream_failed=0,
+            cancelled=0,
+            create_us=self.now_us,
+            start_us=None,
+            end_us=None,
+        )
+        run = LiveRun(record, definition, definition.check(), order=self.desk.next_order())
+        self.desk.open_run(run, self.now_us)
+        return run
+
+    def agent(
+        self,
+        name: str = "host",
+        *,
+        slots: int = 1000,
+        kinds: Iterable[str] = WORK,
+        holder: str = "key-1",
+    ) -> AgentSlots:
+        """An agent with credits for all its slots."""
+        agent = self.slots_of(holder, name)
+        agent.kinds = frozenset(kinds)
+        agent.slots = agent.credits = slots
+        return agent
+
+    def slots_of(self, holder: str, name: str) -> AgentSlots:
+        """The slots of an agent, known or not."""
+        return self.agents.setdefault((holder, name), AgentSlots(name, holder))
+
+    def grant(self, agent: AgentSlots | None = None, *, at_most: int = 1000) -> list[Lease]:
+        """Grants what an agent can take."""
+        agent = agent or self.agent()
+        return fairness.grant([self.desk], agent, self.now_us, at_most=at_most)
+
+    def grant_one(self, agent: AgentSlots | None = None) -> Lease:
+        """Grants one lease."""
+        [lease] = self.grant(agent, at_most=1)
+        return lease
+
+    def settle(self, lease: Lease, end: End | None = None, **words: Any) -> Verdict | None:
+        """Reports the end of a lease's attempt; `words` replace those of the lease."""
+        said = {
+            "run_id": lease.run.run_id,
+            "task_key": lease.task.key,
+            "term": lease.term,
+            "token": lease.token,
+            "holder": lease.agent.holder,
+            **words,
+        }
+        return self.desk.settle(end=end or Success(), now_us=self.now_us, **said)
+
+    def wait(self, us: int) -> None:
+        """Lets time pass."""
+        self.now_us += us
+        self.desk.pass_time(self.now_us)
+
+    def commit(self) -> journal.Changes:
+        """Commits what was decided."""
+        changes = self.journal.seal()
+        self.tables.commit(changes)
+        return changes
+
+    def reopen(self) -> None:
+        """Commits, throws memory away and reads it back, as a coordinator does at its start."""
+        self.commit()
+        self.agents = {}
+        self._open_desk()
+        read_back(self.tables, self.desk, self.slots_of, self.now_us)
+
+    # -- views ----------------------------------------------------------------------------------
+
+    def state(self, run: LiveRun, key: str) -> TaskState:
+        """Where a task stands in memory."""
+        return TaskState(run.states[run.graph.index[key]])
+
+    def states(self, run: LiveRun) -> dict[str, str]:
+        """Where all tasks stand in memory, by name."""
+        return {key: self.state(run, key).name for key in run.graph.keys}
+
+    def kinds(self, run: LiveRun) -> list[EventKind]:
+        """What happened in a run, after a commit."""
+        self.commit()
+        return self.tables.kinds(run.run_id)
+
+
+def read_back(
+    tables: Tables, desk: Desk, slots_of: Callable[[str, str], AgentSlots], now_us: int
+) -> None:
+    """Reads all open runs back, as the engine does from the store."""
+    opened = [row for row in tables.runs.values() if row["state"] not in RUN_ENDED]
+    for row in sorted(opened, key=lambda row: (row["create_us"], row["run_id"])):
+        definition = tables.definitions[row["workflow_digest"]]
+        run = LiveRun(
+            tables.run(row["run_id"]), definition, definition.check(), order=desk.next_order()
+        )
+        run.sequence = len(tables.events[run.run_id])
+        tasks = tables.tasks_of(run.run_id)
+        outputs = {
+            index: one.output
+            for index, one in tasks.items()
+            if one.state is TaskState.SUCCEEDED and one.output is not None
+        }
+        leased = [
+            (slots_of(one.holder, one.agent), index)
+            for index, one in tasks.items()
+            if one.state is TaskState.LEASED
+        ]
+        desk.restore(run, tasks, outputs, leased, now_us)
