@@ -72,17 +72,26 @@ class AgentConfig:
     command: tuple[CommandConfig, ...] = ()
 
 
-def load(path: Path) -> AgentConfig:
-    """Reads and checks the file. Raises ConfigError."""
-    path = path.absolute()
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text: {error.reason}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What the command line says instead of the file. Paths are relative to the current folder."""
+
+    addresses: tuple[str, ...] = ()
+    key_file: Path | None = None
+    name: str | None = None
+    slots: int | None = None
+    spool: Path | None = None
+
+
+def load(path: Path | None, overrides: Overrides | None = None) -> AgentConfig:
+    """Reads and checks the file, with the command line laid over it. Raises ConfigError.
+
+    Without a file the command line says it all, and there are the built-in kinds only.
+    """
+    document = {} if path is None else _read(path)
+    path = (path or Path("command line")).absolute()
+    if overrides is not None:
+        _lay_over(document, overrides)
     top = _Table(path, "", document)
     coordinator = _coordinator(top.table("coordinator", required=True))
     agent = top.table("agent")
@@ -91,6 +100,41 @@ def load(path: Path) -> AgentConfig:
     top.finish()
     _refuse_repeats(path, [*(it.kind for it in python), *(it.kind for it in command)])
     return _agent(agent, coordinator, python, command)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Reads the file as TOML."""
+    path = path.absolute()
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text: {error.reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+
+
+def _lay_over(document: dict[str, Any], overrides: Overrides) -> None:
+    """Puts what the command line says into the document, as if the file had said it."""
+    coordinator = document.setdefault("coordinator", {})
+    agent = document.setdefault("agent", {})
+    if not (isinstance(coordinator, dict) and isinstance(agent, dict)):
+        return  # refused in a moment, in the file's own terms
+    if overrides.addresses:
+        # Another coordinator than the file's: the file's TLS settings are not meant for it.
+        for key in [key for key in coordinator if key.startswith("tls")]:
+            del coordinator[key]
+        coordinator["addresses"] = list(overrides.addresses)
+    if overrides.key_file is not None:
+        coordinator.pop("key_env", None)
+        coordinator["key_file"] = str(overrides.key_file.absolute())
+    if overrides.spool is not None:
+        agent["spool"] = str(overrides.spool.absolute())
+    if overrides.name is not None:
+        agent["name"] = overrides.name
+    if overrides.slots is not None:
+        agent["slots"] = overrides.slots
 
 
 class _Table:

@@ -174,8 +174,25 @@ def _run(config: AgentConfig, *, ready_file: Path | None, exit_with_stdin: bool)
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    required=True,
-    help="The agent's TOML file.",
+    help="The agent's TOML file. Without it: built-in kinds only.",
+)
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    help="A coordinator, instead of the file's. Repeatable.",
+)
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="The file of the API key, instead of the file's.",
+)
+@click.option("--name", help="The agent's name, instead of the file's.")
+@click.option("--slots", type=int, help="The most tasks at one time, instead of the file's.")
+@click.option(
+    "--spool",
+    type=click.Path(path_type=Path),
+    help="The folder of the spool, instead of the file's.",
 )
 @click.option(
     "--ready-file",
@@ -186,7 +203,12 @@ def _run(config: AgentConfig, *, ready_file: Path | None, exit_with_stdin: bool)
 @click.option("--log-format", type=click.Choice(logs.FORMATS), default=None)
 @click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True)
 def main(
-    config_path: Path,
+    config_path: Path | None,
+    addresses: tuple[str, ...],
+    key_file: Path | None,
+    name: str | None,
+    slots: int | None,
+    spool: Path | None,
     ready_file: Path | None,
     exit_with_stdin: bool,
     log_format: str | None,
@@ -198,8 +220,13 @@ def main(
     )
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
+    overrides = configuration.Overrides(
+        addresses=addresses, key_file=key_file, name=name, slots=slots, spool=spool
+    )
     try:
-        config = configuration.load(config_path)
+        if config_path is None and not addresses:
+            raise ConfigError("--config or --address is needed")
+        config = configuration.load(config_path, overrides)
         _run(config, ready_file=ready_file, exit_with_stdin=exit_with_stdin)
     except (ConfigError, SpoolError) as error:
         raise click.ClickException(str(error)) from error

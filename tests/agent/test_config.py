@@ -117,6 +117,38 @@ def test_a_file_with_a_fault_is_refused_in_a_sentence(
     assert words in str(caught.value)
 
 
+def test_the_command_line_is_laid_over_the_file(tmp_path: Path) -> None:
+    """Its coordinator is not the file's, so the file's key and TLS settings are not asked for."""
+    path = tmp_path / "agent.toml"
+    path.write_text(
+        "[coordinator]\naddresses = ['far:1']\nkey_file = 'nowhere'\ntls_ca = 'nowhere.pem'\n"
+        "[agent]\nname = 'a'\nslots = 2\ndrain_seconds = 3\n"
+    )
+    (tmp_path / "other.key").write_text(KEY)
+    loaded = config.load(
+        path,
+        config.Overrides(
+            addresses=("near:2",),
+            key_file=tmp_path / "other.key",
+            name="b",
+            slots=5,
+            spool=tmp_path / "elsewhere",
+        ),
+    )
+    assert loaded.coordinator == config.CoordinatorConfig(addresses=("near:2",), key=KEY)
+    assert (loaded.name, loaded.slots, loaded.drain_seconds) == ("b", 5, 3.0)
+    assert loaded.spool == tmp_path / "elsewhere"
+
+
+def test_the_command_line_is_enough_for_the_built_in_kinds(tmp_path: Path) -> None:
+    (tmp_path / "agent.key").write_text(KEY)
+    given = config.Overrides(addresses=("a:1",), key_file=tmp_path / "agent.key")
+    loaded = config.load(None, given)
+    assert (loaded.coordinator.key, loaded.python, loaded.command) == (KEY, (), ())
+    with pytest.raises(ConfigError, match=r"command line: \[coordinator\] key_file: no such file"):
+        config.load(None, config.Overrides(addresses=("a:1",), key_file=tmp_path / "none"))
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         config.load(tmp_path / "none.toml")

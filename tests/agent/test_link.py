@@ -86,12 +86,9 @@ async def test_ten_thousand_tasks_pass_through_within_the_slots(
     """Each has one result, and no credit ever went beyond the slots."""
     leases = [new_lease(f"t{number}", "tenure.noop") for number in range(10_000)]
     coordinator.offer(*leases)
-    path = (
-        write_config(coordinator.address, agent="").read_text().replace("slots = 4", "slots = 64")
-    )
-    config_path = write_config(coordinator.address)
-    config_path.write_text(path)
-    agent = start_agent(config_path)
+    path = write_config(coordinator.address)
+    path.write_text(path.read_text().replace("slots = 4", "slots = 64"))
+    start_agent(path)
     await coordinator.until(lambda: len(coordinator.results) == 10_000, 60)
     assert {len(results) for results in coordinator.results.values()} == {1}
     assert all(end_of(results[0]) == "success" for results in coordinator.results.values())
@@ -140,7 +137,7 @@ async def test_only_a_task_that_still_runs_is_accepted(
 async def test_a_running_task_is_renewed_with_its_news(
     coordinator: FakeCoordinator, start_agent: StartAgent, write_config: WriteConfig
 ) -> None:
-    coordinator.lease_seconds = 0.6
+    coordinator.lease_seconds = 1.5
     lease = new_lease("slow", "until-cancelled")
     coordinator.offer(lease)
     start_agent(write_config(coordinator.address))
