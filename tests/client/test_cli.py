@@ -515,7 +515,7 @@ def test_a_bad_file_is_exit_code_2_and_one_line(tenure: Tenure, tmp_path: Path) 
         (["keys", "create", "a", "--role", "god"], "'god' is not one of"),
         (["keys", "create", "a", "--role", "agent", "--expires", "soon"], "--expires: must be"),
         (["nonsense"], "No such command 'nonsense'"),
-        (["run", "show"], "Missing argument 'RUN'"),
+        (["run", "show"], "error: Missing argument 'RUN' (see `tenure run show --help`)"),
         (["whoami", "--key-file", "x"], "not --key and --key-file"),
     ],
 )
@@ -523,7 +523,8 @@ def test_bad_usage_is_exit_code_2(tenure: Tenure, arguments: list[str], message:
     done = tenure(*arguments)
     assert done.code == 2
     assert message in done.err
-    assert "Traceback" not in done.err
+    assert done.err.startswith("error: ")
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,9 @@ def test_a_graph_of_6000_edges_is_read_in_well_under_a_second(tmp_path: Path) ->
     edges = sum(len(task["parents"]) for task in tasks)
     path = tmp_path / "big.json"
     path.write_text(json.dumps(trace_of(tasks, {task["id"]: 0.1 for task in tasks})))
-    began = time.perf_counter()
+    began = time.process_time()
     definition = workflow_file.read(path)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert edges >= 6000
     assert sum(len(task.depends_on) for task in definition.tasks) == edges
 

@@ -79,8 +79,11 @@ def invoke(arguments: Sequence[str]) -> int:
     """Executes a command line and gives its exit code; errors go to stderr, one line each."""
     try:
         result = root.main(args=list(arguments), prog_name="tenure", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return BAD_INPUT
+    except click.ClickException as error:
+        print(f"error: {_usage(error)}", file=sys.stderr)
         return BAD_INPUT
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
@@ -96,6 +99,16 @@ def invoke(arguments: Sequence[str]) -> int:
         print(f"error: {message}", file=sys.stderr)
         return code
     return result if isinstance(result, int) else OK
+
+
+def _usage(error: click.ClickException) -> str:
+    """Writes a fault of the command line on one line, with the way to help where that helps."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    context = getattr(error, "ctx", None)
+    # What commands refuse themselves says enough; click's own refusals want the list of options.
+    if context is None or type(error) is click.UsageError:
+        return message
+    return f"{message} (see `{context.command_path} --help`)"
 
 
 def explain(error: Exception) -> tuple[str, int]:

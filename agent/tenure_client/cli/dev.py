@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2, workflows_pb2
-from tenure_client import duration, wfcommons, workflow_file
+from tenure_client import duration, graph, wfcommons, workflow_file
 from tenure_client.cli import (
     embedded,
     options,
@@ -204,7 +204,9 @@ def _check_kinds(plan: Plan, agent: agents_pb2.Agent) -> None:
     if plan.config is None:
         hint = f"give --agent-config, or put an {AGENT_CONFIG} beside the file"
     else:
-        hint = f"add [[python]] or [[command]] tables to {plan.config}"
+        hint = f"add a [[python]] or [[command]] table to {plan.config}"
+    if near := graph.did_you_mean(missing[0], agent.kinds):
+        hint = near.removeprefix("; ")
     raise click.UsageError(f"{plan.file}: no handler for {kinds}; {hint}")
 
 

@@ -183,6 +183,7 @@ class Embedded:
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # else a module in the current directory could stand in for one of ours
                 "-m",
                 module,
                 *arguments,
