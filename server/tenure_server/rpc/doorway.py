@@ -202,7 +202,7 @@ class _Passage:
             await self._chain.enter(call)
             if call.key is not None:
                 access.remember_caller(call.caller())
-            await context.send_initial_metadata(((CORRELATION_HEADER, call.correlation_id),))
+            await self._echo(context, call)
             return await act(call)
         except errors.Refusal as error:
             refusal: errors.Refusal = error
@@ -225,6 +225,15 @@ class _Passage:
                 refusal = errors.Stopping("the coordinator is stopping")
         log.info("call refused", reason=status.reason_name(refusal), detail=refusal.message)
         raise await _refuse(context, refusal, call.correlation_id)
+
+    async def _echo(self, context: Context, call: Call) -> None:
+        """Tells the caller the correlation id: a stream at its start, a single answer with it."""
+        echo = ((CORRELATION_HEADER, call.correlation_id),)
+        if self._handler.response_streaming:
+            await context.send_initial_metadata(echo)
+        else:
+            # Trailing metadata travels with the answer; sent at first it costs a write of its own.
+            context.set_trailing_metadata(echo)
 
     def _admit(self, call: Call, raw: bytes) -> Message:
         try:
@@ -258,11 +267,9 @@ def _take_back_cancellation() -> None:
 
 async def _refuse(context: Context, refusal: errors.Refusal, correlation_id: str) -> AssertionError:
     """Answers a refusal. Does not return: the abort of gRPC raises."""
-    if correlation_id:
-        with contextlib.suppress(grpc.aio.UsageError):  # it was sent already
-            await context.send_initial_metadata(((CORRELATION_HEADER, correlation_id),))
     answer = status.answer(refusal)
-    await context.abort(answer.code, answer.message, answer.trailing_metadata)
+    echo = ((CORRELATION_HEADER, correlation_id),) if correlation_id else ()
+    await context.abort(answer.code, answer.message, (*answer.trailing_metadata, *echo))
     return AssertionError("the abort of gRPC did not raise")
 
 
