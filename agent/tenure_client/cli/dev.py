@@ -65,6 +65,7 @@ _CONFIG = click.option(
 )
 @_SLOTS
 @_CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Write address and files as JSON.")
 @click.pass_context
 def dev(
     context: click.Context,
@@ -72,6 +73,7 @@ def dev(
     address: str,
     slots: int | None,
     agent_config: Path | None,
+    as_json: bool,
 ) -> int | None:
     """Start a coordinator and an agent here, with a ready key.
 
@@ -82,7 +84,8 @@ def dev(
     if context.invoked_subcommand is not None:
         return None
     config = _config(agent_config, Path())
-    return _run(lambda: _serve(data, address, slots, config, json=session.wants_json(context)))
+    json = as_json or session.wants_json(context)
+    return _run(lambda: _serve(data, address, slots, config, json=json))
 
 
 @dev.command()
