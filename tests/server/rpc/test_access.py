@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 
 from tenure.v1 import access_pb2
 from tenure_server.core.records import Role
@@ -72,12 +73,17 @@ def _without(field: str) -> access_pb2.AccessRule:
         (_without("evidence"), "names no evidence"),
         (_without("rate"), "0 is not a valid RateClass"),
         (
-            access_pb2.AccessRule(roles=[access_pb2.ROLE_UNSPECIFIED], evidence="x.y", rate=1),
+            access_pb2.AccessRule(
+                roles=[access_pb2.ROLE_UNSPECIFIED], evidence="x.y", rate=access_pb2.RATE_CLASS_READ
+            ),
             "0 is not a valid Role",
         ),
         (
             access_pb2.AccessRule(
-                roles=[access_pb2.ROLE_VIEWER], evidence="x.y", rate=2, mutation=True
+                roles=[access_pb2.ROLE_VIEWER],
+                evidence="x.y",
+                rate=access_pb2.RATE_CLASS_READ,
+                mutation=True,
             ),
             "carries no request_id",
         ),
@@ -97,7 +103,7 @@ def test_a_whole_rule_is_taken() -> None:
     assert list(rules) == ["/test.Things/Do"]
 
 
-def _service_file(rule: access_pb2.AccessRule | None) -> access.FileDescriptor:
+def _service_file(rule: access_pb2.AccessRule | None) -> FileDescriptor:
     """A file with one service of one RPC under this rule."""
     file = descriptor_pb2.FileDescriptorProto(
         name="things.proto",

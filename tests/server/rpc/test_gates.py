@@ -14,7 +14,7 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
-from tenure.v1 import runs_pb2, tenants_pb2, workflows_pb2
+from tenure.v1 import access_pb2, runs_pb2, tenants_pb2, workflows_pb2
 from tenure_server.core import errors, ids, records
 from tenure_server.core.records import Role
 from tenure_server.rpc import access, doorway, gates
@@ -160,7 +160,7 @@ class House:
         metadata = [(name.replace("_", "-"), value) for name, value in headers.items()]
         if secret is not None:
             metadata.append(("authorization", f"Bearer {secret}"))
-        coders = {
+        coders: dict[str, Any] = {
             "request_serializer": lambda it: (
                 it if isinstance(it, bytes) else it.SerializeToString()
             ),
@@ -579,7 +579,7 @@ class TestContract:
     @pytest.mark.parametrize(
         ("message", "path"),
         [
-            (tenants_pb2.CreateApiKeyRequest(name="a\0b", roles=[1]), "name"),
+            (tenants_pb2.CreateApiKeyRequest(name="a\0b", roles=[access_pb2.ROLE_VIEWER]), "name"),
             (runs_pb2.CancelRunRequest(run_id=RUN, reason="\0"), "reason"),
             (workflows_pb2.GetWorkflowRequest(name="a\0"), "name"),
             (runs_pb2.StartRunRequest(workflow="w", labels={"k": "\0"}), "labels"),

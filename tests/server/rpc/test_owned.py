@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2, tenants_pb2, workflows_pb2
@@ -122,7 +122,7 @@ def test_every_marked_field_of_every_request_is_found(request_type: Descriptor) 
     assert set(Walker(request_type).mentions(message)) == filled
 
 
-def _fill(message: Message, prefix: str) -> Iterator[tuple[str, Owned, str]]:
+def _fill(message: Any, prefix: str) -> Iterator[tuple[str, Owned, str]]:
     """Writes a name into every marked field, entering every part, and tells of each."""
     for field in message.DESCRIPTOR.fields:
         path = f"{prefix}{field.name}"

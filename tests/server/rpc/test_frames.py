@@ -1,0 +1,272 @@
+"""The agents' protocol: what is due goes out whole, and in frames that fit."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from tenure.v1 import agents_pb2, payload_pb2, runs_pb2
+from tenure_server.core import errors, records
+from tenure_server.core.definition import Payload, WorkflowDefinition, WorkflowTask
+from tenure_server.core.graph import Graph
+from tenure_server.core.leases import STOPPED, AgentSlots, Lease, Success
+from tenure_server.core.lifecycle import Failure, RunState, Standing, Verdict
+from tenure_server.core.runs import LiveRun
+from tenure_server.engine.sessions import AgentSession, Outbound, Renewal
+from tenure_server.rpc import frames
+
+REF = agents_pb2.LeaseRef(run_id="r", task_key="a", term=3, token=b"token")
+
+
+class Notebook:
+    """Writes down what a session is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *words: self.heard.append((name, *words))
+
+    @property
+    def session(self) -> AgentSession:
+        """The notebook where a session is wanted."""
+        return cast("AgentSession", self)
+
+
+def test_a_frame_is_heard_whole_and_results_before_credits() -> None:
+    """What results free can then be granted at once."""
+    notebook = Notebook()
+    frames.hear(
+        notebook.session,
+        agents_pb2.WorkRequest(
+            credits=2,
+            accepts=[REF],
+            renewals=[agents_pb2.Renewal(lease=REF, progress=0.5, message="half")],
+            results=[
+                agents_pb2.Result(
+                    lease=REF,
+                    success=agents_pb2.Success(output=payload_pb2.Payload(data=b"1")),
+                ),
+                agents_pb2.Result(lease=REF, success=agents_pb2.Success()),
+                agents_pb2.Result(
+                    lease=REF,
+                    failure=runs_pb2.Failure(code="E", message="m", non_retryable=True),
+                ),
+                agents_pb2.Result(lease=REF, stopped=agents_pb2.Stopped()),
+            ],
+            returns=[REF],
+        ),
+    )
+    ref = ("r", "a", 3, b"token")
+    assert notebook.heard == [
+        ("accept", *ref),
+        ("renew", Renewal(ref, 0.5, "half", None)),
+        ("settle", *ref, Success(Payload(b"1"))),
+        ("settle", *ref, Success(None)),
+        ("settle", *ref, Failure("E", "m", True)),
+        ("settle", *ref, STOPPED),
+        ("give_back", *ref),
+        ("add_credits", 2),
+    ]
+
+
+def test_an_agent_that_drains_gets_no_credit() -> None:
+    """It may say both in one frame."""
+    notebook = Notebook()
+    frames.hear(notebook.session, agents_pb2.WorkRequest(credits=5, draining=True))
+    assert notebook.heard == [("drain",)]
+
+
+@pytest.mark.parametrize(
+    ("frame", "path"),
+    [
+        (
+            agents_pb2.WorkRequest(
+                accepts=[REF],
+                renewals=[
+                    agents_pb2.Renewal(lease=REF),
+                    agents_pb2.Renewal(lease=REF, checkpoint=payload_pb2.Payload(data=b"{")),
+                ],
+            ),
+            "renewals[1].checkpoint",
+        ),
+        (
+            agents_pb2.WorkRequest(accepts=[REF], results=[agents_pb2.Result(lease=REF)]),
+            "results[0].end",
+        ),
+        (
+            agents_pb2.WorkRequest(
+                accepts=[REF],
+                results=[
+                    agents_pb2.Result(
+                        lease=REF,
+                        success=agents_pb2.Success(
+                            output=payload_pb2.Payload(data=b"", content_type="\n")
+                        ),
+                    )
+                ],
+            ),
+            "results[0].success.output.content_type",
+        ),
+    ],
+)
+def test_nothing_of_a_bad_frame_is_heard(frame: agents_pb2.WorkRequest, path: str) -> None:
+    """It is refused by the path of what is wrong, before anything is applied."""
+    notebook = Notebook()
+    with pytest.raises(errors.FieldsInvalid) as raised:
+        frames.hear(notebook.session, frame)
+    assert raised.value.violations[0][0] == path
+    assert notebook.heard == []
+
+
+def test_an_output_that_is_too_large_is_the_engines_to_judge() -> None:
+    """It costs its attempt and not the stream."""
+    notebook = Notebook()
+    output = payload_pb2.Payload(data=b"{" * (1 << 21))
+    result = agents_pb2.Result(lease=REF, success=agents_pb2.Success(output=output))
+    frames.hear(notebook.session, agents_pb2.WorkRequest(results=[result]))
+    assert notebook.heard[0][-1] == Success(Payload(output.data))
+
+
+def test_what_a_handler_prints_can_always_be_kept() -> None:
+    """PostgreSQL has no NUL in text, and programs print it when they die."""
+    notebook = Notebook()
+    failure = runs_pb2.Failure(code="E\0", message="core\0dumped")
+    frames.hear(
+        notebook.session,
+        agents_pb2.WorkRequest(results=[agents_pb2.Result(lease=REF, failure=failure)]),
+    )
+    assert notebook.heard[0][-1] == Failure("E\ufffd", "core\ufffddumped")
+
+
+def _run(number: int, *, input_bytes: int = 0, tasks: list[WorkflowTask]) -> LiveRun:
+    definition = WorkflowDefinition(name="w", tasks=tuple(tasks))
+    record = records.Run(
+        tenant_id="acme",
+        run_id=f"run-{number}",
+        workflow="w",
+        workflow_version=2,
+        workflow_digest="sha256:d",
+        state=RunState.RUNNING,
+        priority=0,
+        labels={},
+        input=Payload(b"i" * input_bytes) if input_bytes else None,
+        correlation_id="c",
+        started_by="k",
+        reason="",
+        task_count=len(tasks),
+        succeeded=0,
+        failed=0,
+        upstream_failed=0,
+        cancelled=0,
+        create_us=0,
+        start_us=None,
+        end_us=None,
+    )
+    graph = Graph.build([(task.key, task.depends_on) for task in tasks])
+    return LiveRun(record, definition, graph, order=number)
+
+
+def _lease(run: LiveRun, index: int, **settings: Any) -> Lease:
+    settings = {"term": 1, "attempt": 1, "token": b"t", "until_us": 5, **settings}
+    return Lease(run, index, AgentSlots("host", "k"), accepted=False, **settings)
+
+
+def test_a_lease_carries_everything_that_its_handler_needs() -> None:
+    """And its run is described once for all of its leases."""
+    tasks = [
+        WorkflowTask(key="a", kind="k", input=Payload(b"1", "a/b"), attempt_timeout_us=1_500_000),
+        WorkflowTask(key="b", kind="l"),
+    ]
+    run = _run(1, input_bytes=3, tasks=tasks)
+    first = _lease(
+        run,
+        0,
+        term=7,
+        attempt=2,
+        checkpoint=Payload(b"2"),
+        upstream={"x": Payload(b"3"), "y": Payload(b"4", "c/d")},
+    )
+    batch = agents_pb2.LeaseBatch()
+    frames.fill_batch(batch, [first, _lease(run, 1)])
+    [context] = batch.runs
+    assert context == agents_pb2.RunContext(
+        run_id="run-1",
+        tenant_id="acme",
+        workflow="w",
+        workflow_version=2,
+        workflow_digest="sha256:d",
+        input=payload_pb2.Payload(data=b"iii"),
+        correlation_id="c",
+    )
+    assert batch.leases[1] == agents_pb2.Lease(
+        run_id="run-1", task_key="b", term=1, token=b"t", kind="l", attempt=1
+    )
+    lease = batch.leases[0]
+    assert (lease.term, lease.attempt, lease.kind) == (7, 2, "k")
+    assert lease.input == payload_pb2.Payload(data=b"1", content_type="a/b")
+    assert lease.checkpoint.data == b"2"
+    assert dict(lease.upstream) == {
+        "x": payload_pb2.Payload(data=b"3"),
+        "y": payload_pb2.Payload(data=b"4", content_type="c/d"),
+    }
+    assert lease.attempt_timeout.ToMicroseconds() == 1_500_000
+
+
+def test_everything_that_is_due_goes_in_one_frame() -> None:
+    """Outcomes, standings, cancellations, leases and the word that we stop."""
+    run = _run(1, tasks=[WorkflowTask(key="a", kind="k")])
+    due = Outbound(
+        outcomes=[("r", "a", 1, Verdict.APPLIED)],
+        leases=[_lease(run, 0)],
+        standings=[("r", "b", 2, Standing.CANCELLING, 1_000_000)],
+        cancellations=[("r", "b", 2, "the run was cancelled")],
+        draining=True,
+    )
+    [frame] = frames.frames(due)
+    assert frame.draining
+    assert frame.outcomes[0] == agents_pb2.Outcome(
+        run_id="r", task_key="a", term=1, verdict=agents_pb2.VERDICT_APPLIED
+    )
+    assert frame.standings[0].standing == agents_pb2.STANDING_CANCELLING
+    assert frame.standings[0].expire_time.seconds == 1
+    assert frame.cancellations[0].reason == "the run was cancelled"
+    assert [lease.task_key for lease in frame.batch.leases] == ["a"]
+
+
+def test_a_frame_without_leases_goes_out_too() -> None:
+    """Outcomes are not kept back until there is something to lease."""
+    [frame] = frames.frames(Outbound(outcomes=[("r", "a", 1, Verdict.UNKNOWN)]))
+    assert not frame.HasField("batch")
+    assert len(frame.outcomes) == 1
+
+
+@given(
+    some.lists(
+        some.tuples(some.integers(0, 3), some.sampled_from([0, 10, 300_000, 900_000, 1_000_000])),
+        min_size=1,
+        max_size=40,
+    )
+)
+@settings(max_examples=25)
+def test_frames_stay_small_and_lose_nothing(sizes: list[tuple[int, int]]) -> None:
+    """However much data the leases carry, each goes out once, in order, with its run described."""
+    data = {size: Payload(b"x" * size) for _, size in sizes}
+    tasks = [
+        WorkflowTask(key=f"t{index}", kind="k", input=data[size] if size else None)
+        for index, (_, size) in enumerate(sizes)
+    ]
+    runs = [_run(number, input_bytes=number * 250_000, tasks=tasks) for number in range(4)]
+    leases = [_lease(runs[number], index) for index, (number, _) in enumerate(sizes)]
+    sent = list(frames.frames(Outbound(leases=leases)))
+    found = [(it.run_id, it.task_key) for frame in sent for it in frame.batch.leases]
+    assert found == [(lease.run.run_id, lease.task.key) for lease in leases]
+    for frame in sent:
+        # A single lease cannot be cut, so a frame may be over by less than one of them.
+        assert frame.ByteSize() <= frames.FRAME_BYTES + 2_000_000
+        described = [context.run_id for context in frame.batch.runs]
+        assert sorted(described) == sorted({lease.run_id for lease in frame.batch.leases})
+    assert frames.fitting(leases) == len(sent[0].batch.leases)
