@@ -52,8 +52,8 @@ def ends(
 
 
 def test_only_ended_states_are_never_left() -> None:
-    assert ends(TASK_TRANSITIONS, TaskState) == TASK_ENDED  # type: ignore[arg-type]
-    assert ends(RUN_TRANSITIONS, RunState) == RUN_ENDED  # type: ignore[arg-type]
+    assert ends(TASK_TRANSITIONS, TaskState) == TASK_ENDED
+    assert ends(RUN_TRANSITIONS, RunState) == RUN_ENDED
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from tenure_server.core.lifecycle import (
     Verdict,
 )
 from tenure_server.core.runs import LiveRun
+from tenure_server.engine import judge
 
 TENANT = "acme"
 START_US = 1_700_000_000_000_000
@@ -230,9 +231,15 @@ class World:
         [lease] = self.grant(agent, at_most=1)
         return lease
 
+    def hold_one(self, agent: AgentSlots | None = None) -> Lease:
+        """Grants one lease, which is accepted."""
+        lease = self.grant_one(agent)
+        self.desk.accept(lease)
+        return lease
+
     def settle(self, lease: Lease, end: End | None = None, **words: Any) -> Verdict | None:
         """Reports the end of a lease's attempt; `words` replace those of the lease."""
-        said = {
+        said: dict[str, Any] = {
             "run_id": lease.run.run_id,
             "task_key": lease.task.key,
             "term": lease.term,
@@ -241,6 +248,25 @@ class World:
             **words,
         }
         return self.desk.settle(end=end or Success(), now_us=self.now_us, **said)
+
+    def verdict(self, lease: Lease, end: End | None = None, **words: Any) -> Verdict:
+        """Reports the end of an attempt and, where the desk cannot judge it, asks the tables."""
+        verdict = self.settle(lease, end, **words)
+        if verdict is not None:
+            return verdict
+        self.commit()
+        run_id, key = words.get("run_id", lease.run.run_id), words.get("task_key", lease.task.key)
+        index = lease.run.graph.index.get(key)
+        known = run_id in self.tables.runs and index is not None
+        stored = known and (run_id, index) in self.tables.tasks
+        return judge.verdict_on(
+            self.tables.run(run_id) if known else None,
+            self.tables.task(run_id, index) if stored and index is not None else None,
+            term=words.get("term", lease.term),
+            token=words.get("token", lease.token),
+            end=end or Success(),
+            holder=words.get("holder", lease.agent.holder),
+        )
 
     def wait(self, us: int) -> None:
         """Lets time pass."""
@@ -265,6 +291,10 @@ class World:
     def state(self, run: LiveRun, key: str) -> TaskState:
         """Where a task stands in memory."""
         return TaskState(run.states[run.graph.index[key]])
+
+    def run_state(self, run: LiveRun) -> RunState:
+        """Where a run stands in memory."""
+        return run.state
 
     def states(self, run: LiveRun) -> dict[str, str]:
         """Where all tasks stand in memory, by name."""
