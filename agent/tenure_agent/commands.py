@@ -27,7 +27,7 @@ STDERR_TAIL_BYTES = 4096
 PIPES_SECONDS = 1.0
 
 
-class CommandFailed(Exception):
+class CommandFailed(Exception):  # noqa: N818 - an end of an attempt, not a fault of ours
     """The command ended without an output that counts."""
 
     def __init__(self, code: str, message: str, *, non_retryable: bool = False) -> None:

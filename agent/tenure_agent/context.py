@@ -17,7 +17,7 @@ from tenure_agent import payloads
 MESSAGE_CHARS_MAX = 500
 
 
-class NonRetryable(Exception):
+class NonRetryable(Exception):  # noqa: N818 - named by what it does to the task
     """Raised by a handler to end its task at once: another attempt makes no sense.
 
     `code` is a stable word for programs, at most 128 characters; `message` is for people.

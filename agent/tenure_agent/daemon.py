@@ -25,6 +25,8 @@ from tenure_agent.workbench import Workbench
 
 #: How long the last results may wait for their verdicts while the agent leaves.
 SETTLE_SECONDS = 5.0
+#: How long a computing thread may keep the interpreter while the loop waits. Python's own: 5 ms.
+SWITCH_SECONDS = 0.001
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("agent")
 
@@ -160,6 +162,8 @@ def _watch_stdin(loop: asyncio.AbstractEventLoop, ended: Callable[[], None]) -> 
 
 def _run(config: AgentConfig, *, ready_file: Path | None, exit_with_stdin: bool) -> None:
     """Runs the agent on uvloop where there is one."""
+    # Handlers that compute in threads must not keep the loop from renewing their leases.
+    sys.setswitchinterval(SWITCH_SECONDS)
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
         import uvloop

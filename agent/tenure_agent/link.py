@@ -48,15 +48,15 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("link")
 Stream = grpc.aio.StreamStreamCall[agents_pb2.WorkRequest, agents_pb2.WorkResponse]
 
 
-class Replaced(Exception):
+class Replaced(Exception):  # noqa: N818 - an answer of the coordinator
     """Another process took over under the agent's name; this one must not come back."""
 
 
-class LineCut(Exception):
+class LineCut(Exception):  # noqa: N818 - the way of all lines
     """The stream ended or could not be made; worth another try."""
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - an answer of the coordinator
     """The coordinator does not take us as we are; worth another try, later."""
 
 

@@ -25,7 +25,7 @@ from tenure_agent.spool import Spool
 MESSAGE_BYTES = 3 * 1024 * 1024
 #: The most leases that a hello names.
 HELD_MAX = 20_000
-#: A loop that is later than this was blocked by a handler.
+#: A loop that is later than this endangers leases.
 LATE_SECONDS = 1.0
 
 _QUIET_VERDICTS = (agents_pb2.VERDICT_APPLIED, agents_pb2.VERDICT_ALREADY_APPLIED)
@@ -287,7 +287,8 @@ class Workbench:
         now = max(self._loop.time(), self._alarm_at)
         late_seconds = now - self._alarm_at
         if late_seconds > LATE_SECONDS:
-            log.warning("an async handler has blocked the loop", seconds=round(late_seconds, 1))
+            reason = "an async handler blocks it, or the host is too busy"
+            log.warning("loop is late", seconds=round(late_seconds, 1), reason=reason)
         self._alarm, self._alarm_at = None, float("inf")
         due = self.holding.due(now)
         for held in due.lapsed:
