@@ -47,19 +47,17 @@ class Store:
         StoreFailed when the database cannot be read.
         """
         reader = self.backend.reading
+        lent = False
         try:
-            opened = reader.connect(reuse_if_open=True)
+            lent = reader.connect(reuse_if_open=True)
             yield
         except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as error:
             # The connection may be what is broken.
             reader.manual_close()
             raise StoreFailed(f"the database cannot be read: {error}") from error
-        except BaseException:
-            if opened:
+        finally:
+            if lent:
                 reader.close()
-            raise
-        if opened:
-            reader.close()
 
     def rows(
         self, query: peewee.Node, values: Mapping[str, Any], needs: str = ""

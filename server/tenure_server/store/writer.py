@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
 from typing import TypeVar
 
 import peewee
@@ -14,6 +15,8 @@ from tenure_server.store.backend import Backend, Database
 from tenure_server.store.errors import StoreConflict, StoreFailed
 
 T = TypeVar("T")
+#: Every row begins with its tenant.
+_TENANT_OF = itemgetter(0)
 
 
 class Writer:
@@ -35,8 +38,9 @@ class Writer:
 
         At most one row a task and one change a run. Raises SeatLost, or StoreConflict when a task
         or run is not in a state and term that the change may follow, or a key of a new row is
-        taken.
+        taken; and LookupError for rows of a tenant whose seat is not among the seats.
         """
+        _check_tenants(changes)
         with self.transaction():
             self._backend.journal.write(changes, self._holder)
 
@@ -86,3 +90,17 @@ class Writer:
         # Closing rolls back. It may fail on a dead line, and then there is nothing left to close.
         with contextlib.suppress(peewee.PeeweeException):
             self._database.close()
+
+
+def _check_tenants(changes: journal.Changes) -> None:
+    tenants: set[str] = set()
+    for written in (
+        changes.runs,
+        changes.run_changes,
+        changes.tasks,
+        changes.events,
+        changes.requests,
+    ):
+        tenants.update(map(_TENANT_OF, written))
+    if strangers := tenants - changes.seats.keys():
+        raise LookupError(f"rows of {', '.join(sorted(strangers))} without a seat to assert")

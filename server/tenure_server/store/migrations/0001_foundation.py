@@ -3,9 +3,9 @@
 A frozen copy of the models as they were then, on purpose independent of
 `tenure_server.store.tables`.
 
-On SQLite all tables are STRICT, and those with small rows are clustered on their key (WITHOUT ROWID),
-so that one tree serves for both. Rows that carry payloads would lie in the way of every search in
-such a tree. On PostgreSQL texts compare by bytes (COLLATE "C"), as they do on SQLite.
+On SQLite all tables are STRICT, and those with small rows are clustered on their key (WITHOUT
+ROWID), so that one tree serves for both. Rows that carry payloads would lie in the way of every
+search in such a tree. On PostgreSQL texts compare by bytes (COLLATE "C"), as they do on SQLite.
 """
 
 from functools import partial
