@@ -134,11 +134,6 @@ class Coordinator:
         if self.config.ready_file is not None:
             ready = {"address": self.address, "pid": os.getpid()}
             write_private(self.config.ready_file, orjson.dumps(ready), mode=0o644)
-        # What stands now stands for good; and the hot path makes many small objects that live
-        # for one commit, among which the default thresholds search all the time.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         log.info("serving", address=self.address, store=self.store.kind)
 
     async def stop(self) -> None:
@@ -193,6 +188,11 @@ async def serve(config: Config) -> None:
         _watch_stdin(lambda: loop.call_soon_threadsafe(stop.set))
     coordinator = Coordinator(config)
     await coordinator.start()
+    # What stands now stands for good; and the hot path makes many small objects that live for one
+    # commit, among which the default thresholds search all the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     await stop.wait()
     await coordinator.stop()
 

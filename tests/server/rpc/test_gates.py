@@ -262,6 +262,24 @@ async def test_a_caller_with_a_key_and_role_gets_through(house: House, shape: st
 
 
 @shapes
+async def test_the_correlation_id_comes_back(house: House, shape: str) -> None:
+    """With the answer where there is one, and at its start on a stream."""
+    house.desk.add()
+    metadata = (("authorization", f"Bearer {SECRET}"), ("x-correlation-id", "tie-3"))
+    word = {"U": "unary", "S": "stream"}
+    kind = "_".join(word[letter] for letter in shape if letter.isupper())
+    method: Any = getattr(house.channel, kind)(f"/test.Shapes/{shape}")
+    raw = runs_pb2.GetRunRequest(run_id=RUN).SerializeToString()
+    call = method(iter([raw]) if kind.startswith("stream") else raw, metadata=metadata)
+    if kind.endswith("stream"):
+        assert dict(await call.initial_metadata())["x-correlation-id"] == "tie-3"
+        call.cancel()
+    else:
+        await call
+        assert dict(await call.trailing_metadata())["x-correlation-id"] == "tie-3"
+
+
+@shapes
 async def test_no_credential_is_no_entry(house: House, shape: str) -> None:
     """The handler never hears of the call."""
     refused = await house.refused(shape, secret=None)
