@@ -87,7 +87,7 @@ async def bootstrap(engine: Engine, store: Store, file: Path, tenant_id: str) ->
         log.warning("another coordinator made the first keys", bootstrap=str(file))
         return
     await engine.after_tenant_change(tenant_id)
-    log.info("made the first keys", tenant_id=tenant_id, bootstrap=str(file))
+    log.info("made the first keys", tenant=tenant_id, bootstrap=str(file))
 
 
 def _withdraw(file: Path) -> None:

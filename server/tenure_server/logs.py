@@ -32,11 +32,15 @@ def configure(form: Literal["json", "console"], level: str, stream: TextIO | Non
     renderers: list[Processor]
     if form == "json":
         renderers = [
-            structlog.processors.dict_tracebacks,
+            # Without the frames' locals: keys, tokens and payloads are among them.
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
             structlog.processors.JSONRenderer(serializer=_json),
         ]
     else:
-        renderers = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+        plain = structlog.dev.plain_traceback
+        renderers = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),

@@ -18,7 +18,7 @@ from tenure_server.core.leases import AgentSlots, Lease
 def grant(desks: Sequence[Desk], agent: AgentSlots, now_us: int, *, at_most: int) -> list[Lease]:
     """Grants an agent leases out of these desks, at most as many as it has room for."""
     room = min(agent.free, at_most)
-    if room <= 0:
+    if room <= 0 or not desks:
         return []
     if len(desks) == 1:
         return _grant_alone(desks[0], agent, now_us, room)

@@ -105,7 +105,12 @@ class Commits:
         if not self._asked or self._committing is not None:
             return
         self._asked = False
-        batch = self._seal()
+        try:
+            batch = self._seal()
+        except Exception as error:  # noqa: BLE001 - a half-made turn must not be gone on with
+            self._failed(error)
+            self._rest()
+            return
         if batch.changes:
             self._committing = batch
             self._work.put(lambda: self._commit(batch))

@@ -246,7 +246,13 @@ class Floor:
 
     def _failed(self, error: BaseException) -> None:
         """Throws memory away and reads it back: what the store has is the truth."""
-        log.error("the store could not commit", error=str(error), kind=type(error).__name__)
+        known = isinstance(error, (StoreFailed, StoreConflict, SeatLost))
+        log.error(
+            "the store could not commit",
+            error=str(error),
+            kind=type(error).__name__,
+            exc_info=None if known else error,
+        )
         self._set_serving(False)
         abandons, self._abandons = self._abandons, []
         for abandon in abandons:

@@ -215,7 +215,7 @@ class Tenancy(Gate):
             raise errors.TenantNotChosen("the key acts for no tenant")
         if len(call.tenant_ids) == 1:
             call.tenant_id = call.tenant_ids[0]
-            structlog.contextvars.bind_contextvars(tenant_id=call.tenant_id)
+            structlog.contextvars.bind_contextvars(tenant=call.tenant_id)
             # Anybody can read what is committed; only the holder of the seat decides.
             if call.rule.rate is not access.RateClass.READ:
                 self._desk.check_seat(call.tenant_id)
