@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
 import pytest
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any_pb2, duration_pb2, timestamp_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from tenure.v1 import (
+    access_pb2,
     agents_pb2_grpc,
     runs_pb2,
     runs_pb2_grpc,
+    tenants_pb2,
     tenants_pb2_grpc,
     workflows_pb2_grpc,
 )
+from tenure_client.cli import app
 
 KEY = "tnr_" + "k" * 43
 RUN_ID = "0199aaaa-1111-8222-8333-444455556666"
 OTHER_RUN_ID = "0199bbbb-1111-8222-8333-777788889999"
+AT = timestamp_pb2.Timestamp(seconds=1_790_000_000, nanos=250_000_000)
 Context = Any
 
 
@@ -278,6 +283,52 @@ def far_script() -> Iterator[Script]:
     yield script
     loops[0].call_soon_threadsafe(stop.set)
     thread.join(10)
+
+
+class Done(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        assert self.err == ""
+        return json.loads(self.out)
+
+
+Tenure = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the settings of whoever tests out of the tests."""
+    for word in ("ADDRESS", "KEY", "KEY_FILE", "CREDENTIALS", "TENANT", "TLS_CA", "AS"):
+        monkeypatch.delenv(f"TENURE_{word}", raising=False)
+    monkeypatch.setenv("TZ", "UTC")
+
+
+@pytest.fixture
+def tenure(far_script: Script, capsys: pytest.CaptureFixture[str]) -> Tenure:
+    """Executes a command against the fake coordinator."""
+
+    def execute(*arguments: str) -> Done:
+        line = ["--address", far_script.address, "--key", KEY, "--wait-seconds", "0", *arguments]
+        code = app.invoke(line)
+        return Done(code, *capsys.readouterr())
+
+    return execute
+
+
+def key_of(**rest: Any) -> tenants_pb2.ApiKey:
+    return tenants_pb2.ApiKey(
+        api_key_id=RUN_ID,
+        name="ci",
+        roles=[access_pb2.ROLE_SUBMITTER, access_pb2.ROLE_TENANT_ADMIN],
+        tenant_ids=["dev"],
+        create_time=AT,
+        **rest,
+    )
 
 
 def event(sequence: int, kind: str, task_key: str = "", **rest: Any) -> runs_pb2.RunEvent:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TextIO
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -140,8 +141,8 @@ class Bars:
     slowed down by being looked at.
     """
 
-    def __init__(self, name: str, tally: Tally, *, stderr: bool) -> None:
-        self._progress = _RunProgress(name, tally, stderr=stderr)
+    def __init__(self, name: str, tally: Tally, console: Console) -> None:
+        self._progress = _RunProgress(name, tally, console)
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -157,20 +158,22 @@ class Bars:
 class _RunProgress(Progress):
     """Rich's progress bar, with lines about the run below it."""
 
-    def __init__(self, name: str, tally: Tally, *, stderr: bool) -> None:
+    def __init__(self, name: str, tally: Tally, console: Console) -> None:
         self._tally = tally
+        self._bar: TaskID | None = None
         super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=output.console(stderr=stderr),
+            console=console,
             refresh_per_second=8,
         )
         self._bar = self.add_task(output.clean(name), total=tally.total)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        self.update(self._bar, completed=self._tally.ended)
+        if self._bar is not None:
+            self.update(self._bar, completed=self._tally.ended)
         yield from super().get_renderables()
         if summary := self._tally.summary():
             yield Text(f"  {summary}", style="dim")
@@ -192,7 +195,7 @@ def display(name: str, tally: Tally, *, json: bool, stderr: bool) -> Display:
         return Silence() if stderr else JsonLines()
     stream = sys.stderr if stderr else sys.stdout
     if stream.isatty():
-        return Bars(name, tally, stderr=stderr)
+        return Bars(name, tally, output.console(stderr=stderr))
     return Lines(stream)
 
 
