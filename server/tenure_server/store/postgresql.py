@@ -31,7 +31,7 @@ _SESSION = {
     "client_encoding": "utf8",
 }
 # A coordinator that is stopped in the middle of a transaction must not keep others from its seats.
-_WRITING = {**_SESSION, "idle_in_transaction_session_timeout": "10s", "lock_timeout": "10s"}
+_WRITING = {**_SESSION, "idle_in_transaction_session_timeout": "5s", "lock_timeout": "10s"}
 _READING = {**_SESSION, "default_transaction_read_only": "on", "statement_timeout": "30s"}
 
 

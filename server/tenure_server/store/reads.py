@@ -13,7 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from peewee import JOIN, Node, Tuple, Value, ValuesList, fn
+from peewee import CTE, JOIN, Node, Tuple, Value, ValuesList, fn
 
 from tenure_server.core import records
 from tenure_server.core.definition import Payload
@@ -297,8 +297,16 @@ def _answers_to(length: int) -> Node:
     pairs = zip(
         statements.slots("tenant_ids", length), statements.slots("request_ids", length), strict=True
     )
-    return _REQUEST.select(*rows.ANSWER).where(
-        Tuple(_REQUEST.tenant_id, _REQUEST.request_id).in_(ValuesList(list(pairs)))
+    # A join, because older versions of SQLite do not use the key for pairs in a list.
+    asked = CTE("asked", ValuesList(list(pairs)), columns=("tenant_id", "request_id"))
+    return (
+        _REQUEST.select(*rows.ANSWER)
+        .join(
+            asked,
+            on=(_REQUEST.tenant_id == asked.c.tenant_id)
+            & (_REQUEST.request_id == asked.c.request_id),
+        )
+        .with_cte(asked)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -9,10 +10,10 @@ from tests.server.store import world
 from tests.server.store.world import NOW, OTHER, SECOND, TENANT
 
 from tenure_server.core.records import Seat
-from tenure_server.store import tables
+from tenure_server.store import postgresql, tables
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
-from tenure_server.store.errors import SeatLost
+from tenure_server.store.errors import SeatLost, StoreFailed
 from tenure_server.store.reads import Reads
 from tenure_server.store.seats import Seats
 
@@ -156,6 +157,29 @@ def test_a_seat_cannot_move_while_its_holder_commits(
     taken = first.writer().act({TENANT: 1}, lambda _: Seats(second).take(NOW, SEAT_US))
     assert taken == []
     assert terms(Seats(second).take(NOW, SEAT_US)) == {TENANT: 2}
+
+
+def test_a_holder_that_stands_still_in_a_commit_loses_its_seat_all_the_same(
+    postgres_url: str, opening: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgresql._WRITING, "idle_in_transaction_session_timeout", "100ms")
+    first, second = opening(postgres_url), opening(postgres_url, "second")
+    world.settle(first)
+    Seats(first).renew(NOW, 0)
+    deadline = time.monotonic() + 30
+
+    def stand_still(acts: Acts) -> None:
+        # Each round asks the server, which ends the first one's transaction in the meantime.
+        while not Seats(second).take(NOW, SEAT_US):
+            assert time.monotonic() < deadline
+        acts.update_tenant(world.tenant(weight=9))
+
+    with pytest.raises(StoreFailed):
+        first.writer().act({TENANT: 1}, stand_still)
+    with pytest.raises(SeatLost):
+        first.writer().act({TENANT: 1}, lambda acts: acts.update_tenant(world.tenant(weight=9)))
+    with second.reading():
+        assert Reads(second).tenant(TENANT) == world.tenant()
 
 
 def test_a_clean_stop_hands_the_seats_over_at_once(
