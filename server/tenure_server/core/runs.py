@@ -26,6 +26,8 @@ from tenure_server.core.lifecycle import (
     TaskState,
 )
 
+_STATES = max(TaskState) + 1
+
 
 @dataclass(slots=True)
 class TaskFacts:
@@ -58,7 +60,6 @@ class LiveRun:
         "graph",
         "input",
         "labels",
-        "leased",
         "missing",
         "order",
         "outputs",
@@ -105,7 +106,7 @@ class LiveRun:
         #: For each task, how many dependencies have not succeeded yet.
         self.missing = array("i", graph.missing)
         #: How many tasks are in each state, by number of the state.
-        self.tallies = [0] * (max(TaskState) + 1)
+        self.tallies = [0] * _STATES
         self.tallies[TaskState.WAITING] = len(graph.keys)
         self.facts: dict[int, TaskFacts] = {}
         #: Outputs that tasks still to come will be given.
@@ -117,7 +118,13 @@ class LiveRun:
     @property
     def open_tasks(self) -> int:
         """How many tasks have not ended."""
-        return len(self.states) - sum(self.tallies[state] for state in TASK_ENDED)
+        tallies = self.tallies
+        return (
+            tallies[TaskState.WAITING]
+            + tallies[TaskState.READY]
+            + tallies[TaskState.LEASED]
+            + tallies[TaskState.RETRYING]
+        )
 
     @property
     def live_leases(self) -> int:

@@ -33,11 +33,13 @@ log = structlog.get_logger()
 
 def tell(changes: Changes, desks: Mapping[str, Desk]) -> None:
     """Writes a line for each event that is worth one at the level that is set."""
-    every = log.is_enabled_for(logging.DEBUG)
+    # Bound once: the lazy proxy would build a logger for each line.
+    bound = log.bind()
+    rest = logging.DEBUG if bound.is_enabled_for(logging.DEBUG) else 0
     for row in changes.events:
-        level = LEVELS.get(row[4], logging.DEBUG if every else 0)
+        level = LEVELS.get(row[4], rest)
         if level:
-            log.log(level, SENTENCES[row[4]], **_fields(row, changes, desks))
+            bound.log(level, SENTENCES[row[4]], **_fields(row, changes, desks))
 
 
 def _fields(row: Row, changes: Changes, desks: Mapping[str, Desk]) -> dict[str, object]:
