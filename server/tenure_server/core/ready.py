@@ -75,7 +75,7 @@ class ReadyQueue:
             if heap is None:
                 continue
             head = self._head(kind, heap)
-            if head is not None and (best is None or head.rank < best.rank):
+            if head is not None and (best is None or _before(head, best)):
                 best = head
         return best
 
@@ -156,3 +156,10 @@ class ReadyQueue:
             del buckets[bucket.kind, bucket.priority]
             if not buckets:
                 del self._runs[bucket.run.run_id]
+
+
+def _before(one: Bucket, other: Bucket) -> bool:
+    """Whether a bucket goes first. Of one run with two kinds, the earlier task does."""
+    if one.rank != other.rank:
+        return one.rank < other.rank
+    return one.queue[0] < other.queue[0]
