@@ -143,7 +143,8 @@ def path_of(url: str) -> Path:
         raise StoreOpenError(
             f"{url} is not a store: an absolute path is needed, as in sqlite:///var/lib/tenure.db"
         )
-    file = Path(path)
+    # As many people write it: sqlite:////var/lib, with the path's own slash.
+    file = Path("/" + path.lstrip("/"))
     if not file.parent.is_dir():
         raise StoreOpenError(f"{file.parent} is not a directory")
     if file.is_dir():
