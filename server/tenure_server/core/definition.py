@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +33,6 @@ ATTEMPT_TIMEOUT_MAX_US = 366 * DAY_US
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 JSON_TYPES = frozenset({"", "application/json"})
-_LONG_NUMBER = re.compile(rb"\d{19}")
 _KEY = re.compile(r"\S{1,200}")
 _LONG_NUMBER = re.compile(rb"\d{19}")
 
@@ -167,30 +165,6 @@ def _exact(digits: str) -> int:
     if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 64:
         raise OverflowError("has an integer of more than 64 bits; write it as a string")
     return int(digits)
-
-
-def _input_problem(payload: Payload) -> str | None:
-    problem = payload_problem(payload)
-    # The canonical form re-serialises inputs, and its integers end at 64 bits.
-    if problem is None and payload.is_json and _LONG_NUMBER.search(payload.data):
-        for number in _integers(json.loads(payload.data)):
-            if not -(1 << 63) <= number < 1 << 64:
-                return f"has the integer {number}, which needs more than 64 bits: write it as text"
-    return problem
-
-
-def _integers(value: Any) -> Iterator[int]:
-    stack = [value]
-    while stack:
-        match stack.pop():
-            case bool():
-                continue
-            case int() as number:
-                yield number
-            case list() as items:
-                stack.extend(items)
-            case dict() as members:
-                stack.extend(members.values())
 
 
 def _violations(definition: WorkflowDefinition) -> Any:
