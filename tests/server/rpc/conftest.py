@@ -1,0 +1,49 @@
+"""How the tests of the services read a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A refusal as a client reads it."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    fields: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    """Reads the details of a status."""
+    raw = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status_pb2.Status.FromString(raw).details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+    fields = {it.field: it.description for it in bad.field_violations}
+    return Refusal(error.code(), info.reason, error.details() or "", fields, dict(info.metadata))
+
+
+Refused = Callable[[Awaitable[Any]], Awaitable[Refusal]]
+
+
+@pytest.fixture
+def refused() -> Refused:
+    """Awaits a call that has to be refused: ``refusal = await refused(calls.runs.GetRun(…))``."""
+
+    async def refused(call: Awaitable[Any]) -> Refusal:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call
+        return read_refusal(raised.value)
+
+    return refused
