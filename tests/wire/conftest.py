@@ -1,0 +1,50 @@
+"""Installations for the tests on the wire: one of their own, or one that many share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.wire.installation import Installation
+
+Install = Callable[..., Installation]
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Iterator[Install]:
+    """Makes installations with one coordinator that serves: `install(*flags, store=…)`."""
+    made: list[Installation] = []
+
+    def make(*flags: str, store: str = "") -> Installation:
+        folder = tmp_path / f"installation-{len(made) + 1}"
+        folder.mkdir()
+        new = Installation(folder, store or f"sqlite://{folder}/tenure.db", flags)
+        made.append(new)
+        new.add_coordinator().start()
+        return new
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_store(request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh store of each kind; empty for SQLite in the installation's folder."""
+    if request.param == "sqlite":
+        return ""
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An installation on SQLite that tests share: nobody may kill, pause or stop it."""
+    folder = tmp_path_factory.mktemp("house")
+    installation = Installation(folder, f"sqlite://{folder}/tenure.db")
+    try:
+        installation.add_coordinator().start()
+        yield installation
+    finally:
+        installation.close()
