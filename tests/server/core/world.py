@@ -7,6 +7,7 @@ thrown away and read back at any moment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -268,6 +269,10 @@ class World:
             holder=words.get("holder", lease.agent.holder),
         )
 
+    def limit(self, max_leases: int) -> None:
+        """Changes the tenant's limit."""
+        self.tenant = self.desk.tenant = replace(self.tenant, max_leases=max_leases)
+
     def wait(self, us: int) -> None:
         """Lets time pass."""
         self.now_us += us
@@ -329,3 +334,34 @@ def read_back(
             if one.state is TaskState.LEASED
         ]
         desk.restore(run, tasks, outputs, leased, now_us)
+
+
+def portrait(desk: Desk) -> dict[str, Any]:
+    """Everything that can be seen of a desk and that the tables must be able to give back."""
+    return {
+        "open tasks": desk.open_tasks,
+        "runs": {run_id: _portrait_of_run(run) for run_id, run in desk.runs.items()},
+        "leases": {
+            key: (lease.term, lease.attempt, lease.agent.holder, lease.agent.name, lease.cancelling)
+            for key, lease in sorted(desk.leases.items())
+        },
+        "workflows": desk.workflow_leases,
+    }
+
+
+def _portrait_of_run(run: LiveRun) -> dict[str, Any]:
+    facts = {
+        index: replace(
+            known,
+            # Whether it could be retried was asked when it came.
+            failure=known.failure and replace(known.failure, non_retryable=False),
+        )
+        for index, known in run.facts.items()
+    }
+    names = set(LiveRun.__slots__) - {"states", "missing", "facts", "definition", "graph", "order"}
+    return {
+        **{name: getattr(run, name) for name in names},
+        "states": [TaskState(state).name for state in run.states],
+        "missing": list(run.missing),
+        "facts": facts,
+    }
