@@ -137,7 +137,12 @@ class Coordinator:
         log.info("serving", address=self.address, store=self.store.kind)
 
     async def stop(self) -> None:
-        """Drains: agents are told, what is under way commits, streams end, then all is closed."""
+        """Drains: agents are told, what is under way commits, streams end, then all is closed.
+
+        Stopping twice is the same as once.
+        """
+        if self._chain.closing:
+            return
         log.info("draining")
         self._chain.closing = True
         await self._health.enter_graceful_shutdown()

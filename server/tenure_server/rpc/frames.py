@@ -30,8 +30,8 @@ from tenure_server.engine.sessions import (
 )
 from tenure_server.rpc import convert
 
-#: What a frame with leases may weigh, about.
-FRAME_BYTES = 8 << 20
+#: What a frame with leases may weigh, about: clients take 4 MiB unless they were told otherwise.
+FRAME_BYTES = 3 << 20
 # Ids, keys, token and the like, beside the payloads.
 _LEASE_BYTES = 256
 _SUCCESS = Success()
