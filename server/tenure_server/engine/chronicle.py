@@ -1,4 +1,4 @@
-"""Tells the operator's log what was committed: runs at info, trouble at warning, the rest at debug."""
+"""Tells the log what was committed: runs at info, trouble at warning, the rest at debug."""
 
 from __future__ import annotations
 

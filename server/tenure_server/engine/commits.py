@@ -127,7 +127,7 @@ class Commits:
             self._loop.call_soon_threadsafe(self._done, batch, None)
 
     def _done(self, batch: Batch, error: BaseException | None) -> None:
-        # Until here the batch counts as under way: what its effects ask for waits for the flush below.
+        # The batch still counts as under way: what its effects ask for waits for the flush below.
         if error is None:
             self.count += 1
             self._run_effects(batch)

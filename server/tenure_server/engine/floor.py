@@ -31,6 +31,10 @@ from tenure_server.store.errors import SeatLost, StoreConflict, StoreFailed
 
 T = TypeVar("T")
 
+#: How often what is no longer needed is forgotten, and how many rows at once.
+CLEAR_SECONDS = 60.0
+CLEAR_ROWS = 500
+
 log = structlog.get_logger()
 
 
@@ -65,6 +69,7 @@ class Floor:
         self._abandons: list[Abandon] = []
         self._listeners: list[Callable[[bool], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._taking = asyncio.Lock()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_us = 0
 
@@ -132,9 +137,11 @@ class Floor:
 
     async def take_seats(self) -> None:
         """Takes every free seat and opens its desk."""
-        for desk in await self.seating.take(self.desks):
-            self.desks[desk.tenant.tenant_id] = desk
-            self.stir(desk)
+        # Two at once would open the same desk twice, and the later one would forget the earlier.
+        async with self._taking:
+            for desk in await self.seating.take(self.desks):
+                self.desks[desk.tenant.tenant_id] = desk
+                self.stir(desk)
 
     # -- what sessions need (sessions.Host)
     # ---------------------------------------------------------
@@ -283,20 +290,31 @@ class Floor:
         self._set_serving(True)
 
     async def _keep(self) -> None:
-        """Keeps the seats, and takes those that fall free."""
-        turns = 0
+        """Keeps the seats and takes those that fall free; now and then, clears out."""
+        seat_turn = self._settings.seat_us / 3e6 if self.seating.shared else CLEAR_SECONDS
+        waited = 0.0
         while True:
-            await asyncio.sleep(self._settings.seat_us / 3e6 if self.seating.shared else 60)
-            turns += 1
-            self.dispatch.forget_left(self.now_us() - self._settings.agent_memory_us)
-            if not self.serving or not self.seating.shared:
+            await asyncio.sleep(seat_turn)
+            waited += seat_turn
+            if not self.serving:
                 continue
             try:
-                for tenant_id in await self.seating.renew(self.desks):
-                    self._lose_seat(tenant_id)
-                await self.take_seats()
+                if self.seating.shared:
+                    for tenant_id in await self.seating.renew(self.desks):
+                        self._lose_seat(tenant_id)
+                    await self.take_seats()
+                if waited >= CLEAR_SECONDS:
+                    waited = 0.0
+                    await self._clear_out()
             except Exception as error:  # noqa: BLE001 - the next turn tries again
-                log.warning("seats could not be renewed", error=str(error))
+                log.warning("the seats could not be kept", error=str(error))
+
+    async def _clear_out(self) -> None:
+        now_us = self.now_us()
+        self.dispatch.forget_left(now_us - self._settings.agent_memory_us)
+        before_us = now_us - self._settings.answer_memory_us
+        while await self.act({}, lambda acts: acts.forget_answers(before_us, CLEAR_ROWS)):
+            log.debug("forgot old answers")
 
     def _lose_seat(self, tenant_id: str) -> None:
         log.warning("another coordinator took the seat", tenant=tenant_id)

@@ -19,6 +19,8 @@ class Settings:
     seat_us: int = 6_000_000
     #: How long what is known of a key may be used before it is read again.
     key_us: int = 5_000_000
+    #: How long the answer to a `request_id` is remembered.
+    answer_memory_us: int = 86_400_000_000
     #: How long an agent that left stays in the list.
     agent_memory_us: int = 600_000_000
     #: The most open runs of one tenant.

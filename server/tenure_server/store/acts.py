@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import peewee
 from peewee import fn
 
 from tenure_server.core import errors, records
@@ -124,6 +125,23 @@ class Acts:
                 "at_us": at_us,
             },
         )
+
+    def forget_answers(self, before_us: int, at_most: int) -> int:
+        """Forgets old answers of tenants whose seats are held here, and tells how many."""
+        table, seat = tables.Request, tables.Seat
+        mine = seat.select(seat.tenant_id).where(seat.holder == self._holder)
+        old = (
+            table.select(table.tenant_id, table.request_id)
+            .where(table.at_us < before_us, (table.tenant_id == "") | table.tenant_id.in_(mine))
+            .order_by(table.at_us)
+            .limit(at_most)
+        )
+        found = self._rows(old)
+        if found:
+            keys = peewee.Tuple(table.tenant_id, table.request_id)
+            query = table.delete().where(keys.in_(peewee.ValuesList(found)))
+            self._database.execute(query)
+        return len(found)
 
     def _tenant_exists(self, tenant_id: str) -> bool:
         table = tables.Tenant

@@ -265,3 +265,21 @@ def test_thousands_of_open_runs_are_restored_with_all_their_tasks(store: Store) 
         found = [(task.run_id, task.task_index) for task in reads.open_tasks()]
         assert reads.last_sequences() == dict.fromkeys(run_ids, 5)
     assert sorted(found) == [(run_id, index) for run_id in run_ids for index in range(3)]
+
+
+def test_old_answers_are_forgotten_where_the_seat_is_held(store: Store) -> None:
+    world.settle(store, TENANT)
+    answer = Answer(method="m", digest=b"d", response=b"r")
+    writer = store.writer()
+    for number in range(4):
+        name = f"r-{number}"
+        writer.act(
+            {}, lambda acts, n=number, name=name: acts.remember(TENANT, name, answer, NOW + n)
+        )
+    writer.act({}, lambda acts: acts.remember("elsewhere", "r-0", answer, NOW))
+    assert writer.act({}, lambda acts: acts.forget_answers(NOW + 3, 2)) == 2
+    assert writer.act({}, lambda acts: acts.forget_answers(NOW + 3, 2)) == 1
+    assert writer.act({}, lambda acts: acts.forget_answers(NOW + 3, 2)) == 0
+    with store.reading():
+        kept = Reads(store).answers([(TENANT, "r-2"), (TENANT, "r-3"), ("elsewhere", "r-0")])
+    assert set(kept) == {(TENANT, "r-3"), ("elsewhere", "r-0")}
