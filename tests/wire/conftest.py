@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.wire.installation import Installation
+from tests.wire.installation import ROLES, TENANT, Installation
+from tests.wire.raw import Line
+
+from tenure_client.builder import Workflow
 
 Install = Callable[..., Installation]
 
@@ -48,3 +51,33 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
         yield installation
     finally:
         installation.close()
+
+
+@pytest.fixture
+async def seeded(house: Installation) -> Installation:
+    """The shared installation with two tenants, and in each a workflow, an open and an ended run.
+
+    Nobody has a handler for the kind of their tasks. `seeds` has the ids: `alpha/open`, …
+    """
+    if house.seeds:
+        return house
+    await house.add_tenant("beta")
+    with Workflow("known") as workflow:
+        workflow.task("a", kind="nobody")
+    for tenant in (TENANT, "beta"):
+        async with house.client("admin", tenant) as admin:
+            await admin.register_workflow(workflow.definition())
+            for name in ("open", "ended"):
+                started = await admin.start_run("known", request_id=f"seed-{name}")
+                house.seeds[f"{tenant}/{name}"] = started.run_id
+            await admin.cancel_run(house.seeds[f"{tenant}/ended"])
+        for role in ROLES:
+            await house.secret(role, tenant)
+    return house
+
+
+@pytest.fixture
+async def line(house: Installation) -> AsyncIterator[Line]:
+    """A line to the shared installation on which any bytes can be sent."""
+    async with Line(house.coordinator.address) as line:
+        yield line

@@ -213,6 +213,8 @@ class Installation:
     coordinators: list[Coordinator] = field(default_factory=list)
     agents: list[Agent] = field(default_factory=list)
     tls: channel.Tls | None = None
+    #: What tests that share the installation made in it.
+    seeds: dict[str, str] = field(default_factory=dict)
     _secrets: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
 
     @property
