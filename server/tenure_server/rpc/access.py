@@ -124,13 +124,8 @@ def contract_rules(files: Iterable[FileDescriptor] = CONTRACT) -> Mapping[str, A
 
     Raises ContractFault for the first RPC that has none, or one that is not whole.
     """
-    rules: dict[str, AccessRule] = {}
-    for file in files:
-        for service in file.services_by_name.values():
-            for method in service.methods:
-                rule = _read_rule(method)
-                rules[rule.method] = rule
-    return MappingProxyType(rules)
+    rules = [_read_rule(method) for method in methods(files)]
+    return MappingProxyType({rule.method: rule for rule in rules})
 
 
 def all_rules() -> Mapping[str, AccessRule]:
@@ -138,12 +133,17 @@ def all_rules() -> Mapping[str, AccessRule]:
     return MappingProxyType({**contract_rules(), **_platform_rules()})
 
 
-def request_types(files: Iterable[FileDescriptor] = CONTRACT) -> Iterator[Descriptor]:
-    """The request message of every RPC."""
+def methods(files: Iterable[FileDescriptor] = CONTRACT) -> Iterator[MethodDescriptor]:
+    """Every RPC of these files."""
     for file in files:
         for service in file.services_by_name.values():
-            for method in service.methods:
-                yield method.input_type
+            yield from service.methods
+
+
+def request_types(files: Iterable[FileDescriptor] = CONTRACT) -> Iterator[Descriptor]:
+    """The request message of every RPC."""
+    for method in methods(files):
+        yield method.input_type
 
 
 def full_name(method: MethodDescriptor) -> str:
@@ -161,8 +161,7 @@ def _platform_rules() -> dict[str, AccessRule]:
             tenantless=True,
         )
         for file, roles in PLATFORM.items()
-        for service in file.services_by_name.values()
-        for method in service.methods
+        for method in methods([file])
     }
 
 
