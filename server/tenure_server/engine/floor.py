@@ -212,7 +212,11 @@ class Floor:
     def _seal(self) -> Batch:
         now_us = self.now_us()
         owing, self._owing = self._owing, {}
-        owing |= dict.fromkeys(self.dispatch.grant(self.desks, now_us))
+        for session in self.dispatch.grant(self.desks, now_us):
+            owing[session] = None
+            # A desk that only granted has something to watch over as well: that the leases end.
+            granting = {lease.run.tenant_id for lease in session.pending.leases}
+            self._dirty.update(self.desks[tenant_id] for tenant_id in granting)
         for desk in self._dirty:
             if desk.ended or desk.cancelling:
                 owing |= dict.fromkeys(self.dispatch.tell(desk))
