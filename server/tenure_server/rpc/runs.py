@@ -84,6 +84,9 @@ class Runs(runs_pb2_grpc.RunsServicer):
             lambda: reads.runs(request.workflow or None, states, before, limit + 1)
         )
         response = runs_pb2.ListRunsResponse()
+        if any(run.state not in RUN_ENDED for run in found):
+            # Only the seat's holder counts the tasks of many open runs without reading them all.
+            self._engine.check_seat(caller.tenant_id)
         for run in found[:limit]:
             response.runs.append(convert.run_message(*await self._counted(caller.tenant_id, run)))
         if len(found) > limit:
@@ -207,6 +210,7 @@ class Runs(runs_pb2_grpc.RunsServicer):
         counts = self._engine.counts(tenant_id, run.run_id)
         if counts is not None:
             return run, counts
+        # Not open here: it ended in between, or another coordinator has it. Then its rows tell.
         found = await self._run_tasks(tenant_id, run.run_id)
         return found.run, view.counts(found.states)
 

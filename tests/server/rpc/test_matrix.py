@@ -1,4 +1,4 @@
-"""Every RPC × every kind of caller, built from the descriptors, against a real coordinator.
+"""Every RPC × every kind of caller, built from the descriptors, against a real house.
 
 A caller that the rule does not name is denied, one that it names is served, and a marked id of
 another tenant is not there. An RPC that joins the contract joins these tests by itself.
@@ -6,22 +6,25 @@ another tenant is not there. An RPC that joins the contract joins these tests by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from tests.conftest import LiveCoordinator
+from tests.conftest import LiveCoordinator, serving
 
 from tenure.v1 import runs_pb2, tenants_pb2, workflows_pb2
 from tenure_server.core import ids, records
 from tenure_server.rpc import access
 from tenure_server.rpc.owned import Owned, Walker, marked
+from tenure_server.store import sqlite
 
 METHODS = {
     access.full_name(method): method
@@ -169,12 +172,25 @@ def _marked_paths(method: str) -> Iterator[str]:
             yield path
 
 
-async def test_strangers_are_refused_everywhere(coordinator: LiveCoordinator) -> None:
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def house(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LiveCoordinator]:
+    """A coordinator on each of the databases: isolation holds on both."""
+    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
+    store = f"sqlite:///{tmp_path}/tenure.db"
+    if request.param == "postgresql":
+        store = request.getfixturevalue("postgres_url")
+    async with serving(store, tmp_path) as live:
+        yield live
+
+
+async def test_strangers_are_refused_everywhere(house: LiveCoordinator) -> None:
     """No RPC of the contract answers a call without a key, or with one that nobody gave out."""
-    names = await _names(coordinator, "alpha")
+    names = await _names(house, "alpha")
     found = {
         method: [
-            (await _call(coordinator, method, _request(method, names), secret)).reason
+            (await _call(house, method, _request(method, names), secret)).reason
             for secret in (None, "tnr_" + "x" * 43)
         ]
         for method in METHODS
@@ -184,18 +200,18 @@ async def test_strangers_are_refused_everywhere(coordinator: LiveCoordinator) ->
 
 
 async def test_each_role_may_do_what_its_rule_says_and_nothing_else(
-    coordinator: LiveCoordinator,
+    house: LiveCoordinator,
 ) -> None:
     """The whole table of RPCs and roles, served or denied; and answers hold the caller's own."""
     found, expected = {}, {}
     for method, rule in RULES.items():
-        names = await _names(coordinator, "alpha")
+        names = await _names(house, "alpha")
         for caller, role in CALLERS.items():
             name = caller if caller == "operator" else f"alpha/{caller}"
             request = _request(method, names)
             if method.endswith("/CreateTenant"):
                 request.tenant_id = f"gamma-{caller}"
-            answered = await _call(coordinator, method, request, coordinator.secrets[name])
+            answered = await _call(house, method, request, house.secrets[name])
             found[method, caller] = answered.reason
             expected[method, caller] = "OK" if role in rule.roles else "ROLE_MISSING"
             if answered.answer is not None and caller != "operator":
@@ -212,25 +228,25 @@ def _assert_own(answer: Any, tenant_id: str) -> None:
             assert ids.belongs(value, tenant_id), path
 
 
-async def test_every_marked_id_of_another_tenant_is_not_there(coordinator: LiveCoordinator) -> None:
+async def test_every_marked_id_of_another_tenant_is_not_there(house: LiveCoordinator) -> None:
     """Wherever it stands in a request, and in the same words whether it exists or not."""
     looked_at = set()
     for method, rule in RULES.items():
         # An operator names tenants and keys of anybody: that is its work.
         roles = [caller for caller, role in CALLERS.items() if role in rule.roles]
         for path in _marked_paths(method):
-            own = await _names(coordinator, "alpha")
-            there = await _names(coordinator, "beta")
+            own = await _names(house, "alpha")
+            there = await _names(house, "beta")
             missing = {mark: ids.new_id("beta", 5, b"nobody") for mark in Owned}
             missing[Owned.TENANT] = "nowhere"
             for caller in roles:
                 if caller == "operator":
                     continue
-                secret = coordinator.secrets[f"alpha/{caller}"]
+                secret = house.secrets[f"alpha/{caller}"]
                 answers = []
                 for foreign in (there, missing):
                     request = _request(method, own, at=path, foreign=foreign)
-                    answered = await _call(coordinator, method, request, secret)
+                    answered = await _call(house, method, request, secret)
                     name = next(
                         value
                         for at, _, value in Walker(request.DESCRIPTOR).mentions(request)
@@ -243,9 +259,9 @@ async def test_every_marked_id_of_another_tenant_is_not_there(coordinator: LiveC
     assert looked_at >= {"run_id", "tenant_id", "hello.tenant_ids", "results.lease.run_id"}
 
 
-async def test_lists_show_nothing_of_another_tenant(coordinator: LiveCoordinator) -> None:
+async def test_lists_show_nothing_of_another_tenant(house: LiveCoordinator) -> None:
     """What beta has does not show in any list of alpha, nor in a count."""
-    await _names(coordinator, "beta")
+    await _names(house, "beta")
     for method, rule in RULES.items():
         if not METHODS[method].name.startswith("List") or "run_id" in [
             field.name for field in METHODS[method].input_type.fields
@@ -253,8 +269,8 @@ async def test_lists_show_nothing_of_another_tenant(coordinator: LiveCoordinator
             continue
         caller = next(caller for caller in ("viewer", "admin") if CALLERS[caller] in rule.roles)
         names = {mark: "alpha" if mark is Owned.TENANT else "" for mark in Owned}
-        secret = coordinator.secrets[f"alpha/{caller}"]
-        answered = await _call(coordinator, method, _request(method, names), secret)
+        secret = house.secrets[f"alpha/{caller}"]
+        answered = await _call(house, method, _request(method, names), secret)
         assert answered.reason == "OK", method
         assert answered.answer is not None
         _assert_own(answered.answer, "alpha")
