@@ -1,0 +1,96 @@
+"""Two coordinators on one PostgreSQL: one decides for a tenant, both can show it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from tests.conftest import Calls, LiveCoordinator, serving
+from tests.server.rpc.conftest import Refused
+
+from tenure.v1 import agents_pb2, runs_pb2, tenants_pb2, workflows_pb2
+from tenure_server import app, config
+
+
+@pytest.fixture
+async def pair(
+    tmp_path: Path, postgres_url: str
+) -> AsyncIterator[tuple[LiveCoordinator, LiveCoordinator]]:
+    """The holder of every seat, and one that came later; they know the same keys."""
+    async with contextlib.AsyncExitStack() as stack:
+        holder = await stack.enter_async_context(serving(postgres_url, tmp_path))
+        server = app.Coordinator(config.Config(store=postgres_url, listen="127.0.0.1:0"))
+        await server.start()
+        stack.push_async_callback(server.stop)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address))
+        yield holder, LiveCoordinator(server, channel, dict(holder.secrets))
+
+
+async def _started(calls: Calls) -> str:
+    definition = workflows_pb2.WorkflowDefinition(
+        name="w", tasks=[workflows_pb2.WorkflowTask(key="a", kind="k")]
+    )
+    await calls.workflows.RegisterWorkflow(
+        workflows_pb2.RegisterWorkflowRequest(definition=definition)
+    )
+    run = await calls.runs.StartRun(runs_pb2.StartRunRequest(workflow="w"))
+    run_id: str = run.run_id
+    return run_id
+
+
+async def test_who_has_not_the_seat_says_who_has_it(
+    pair: tuple[LiveCoordinator, LiveCoordinator], refused: Refused
+) -> None:
+    """Whatever decides something is UNAVAILABLE there, with the holder's address."""
+    holder, other = pair
+    run_id = await _started(holder.calls("submitter"))
+    submitter, agent = other.calls("submitter"), other.calls("agent")
+    for call in (
+        submitter.runs.StartRun(runs_pb2.StartRunRequest(workflow="w")),
+        submitter.runs.CancelRun(runs_pb2.CancelRunRequest(run_id=run_id)),
+        submitter.runs.ListRuns(runs_pb2.ListRunsRequest()),
+        submitter.agents.ListAgents(agents_pb2.ListAgentsRequest()),
+        agent.agents.LeaseTasks(agents_pb2.LeaseTasksRequest(agent="host", kinds=["k"])),
+    ):
+        refusal = await refused(call)
+        assert refusal.code is grpc.StatusCode.UNAVAILABLE
+        assert refusal.reason == "SEAT_ELSEWHERE"
+        assert refusal.facts == {"holder": holder.address}
+
+
+async def test_both_can_show_what_is_committed(
+    pair: tuple[LiveCoordinator, LiveCoordinator],
+) -> None:
+    """A run that is open elsewhere is counted from its rows."""
+    holder, other = pair
+    run_id = await _started(holder.calls("submitter"))
+
+    async def shown(calls: Calls) -> list[Any]:
+        return [
+            await calls.runs.GetRun(runs_pb2.GetRunRequest(run_id=run_id)),
+            await calls.runs.ListTasks(runs_pb2.ListTasksRequest(run_id=run_id)),
+            await calls.runs.ListRunEvents(runs_pb2.ListRunEventsRequest(run_id=run_id)),
+            await calls.workflows.GetWorkflow(workflows_pb2.GetWorkflowRequest(name="w")),
+            await calls.tenants.GetTenant(tenants_pb2.GetTenantRequest(tenant_id="alpha")),
+        ]
+
+    assert await shown(holder.calls("viewer")) == await shown(other.calls("viewer"))
+
+
+async def test_keys_are_made_anywhere(
+    pair: tuple[LiveCoordinator, LiveCoordinator], tmp_path: Path
+) -> None:
+    """A key belongs to no seat, and there is one operator however many coordinators start."""
+    holder, other = pair
+    secret = await other.make_key("viewer")
+    caller = await holder.calls_with(secret).tenants.GetCaller(tenants_pb2.GetCallerRequest())
+    assert list(caller.api_key.tenant_ids) == ["alpha"]
+    listed = await other.calls("operator").tenants.ListApiKeys(tenants_pb2.ListApiKeysRequest())
+    assert len(listed.api_keys) == 1
+    assert json.loads((tmp_path / "credentials.json").read_text())["tenant"] == "alpha"
