@@ -137,7 +137,9 @@ class Commits:
                 abandon(error)
             self._failed(error)
         self._committing = None
-        self._flush()
+        if self._asked:
+            # What the loop has heard already goes along: it is handled before the flush runs.
+            self._loop.call_soon(self._flush)
         self._rest()
 
     def _run_effects(self, batch: Batch) -> None:
