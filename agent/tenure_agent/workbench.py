@@ -14,6 +14,7 @@ import structlog
 
 from tenure.v1 import agents_pb2
 from tenure_agent import handlers, runner
+from tenure_agent.context import log_fields
 from tenure_agent.holding import Holding, Key
 from tenure_agent.outbox import Outbox
 from tenure_agent.runner import Attempt, Runner, StopCause
@@ -208,9 +209,8 @@ class Workbench:
         log.info(
             "lease is returned",
             reason=reason,
-            run_id=lease.run_id,
-            task_key=lease.task_key,
             term=lease.term,
+            **log_fields(lease, run or agents_pb2.RunContext(run_id=lease.run_id)),
         )
         self._returns.append(runner.ref(lease))
         self._wake()
