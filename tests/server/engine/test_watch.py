@@ -1,0 +1,122 @@
+"""Who watches a run sees each event once, in order, and is told when there is no more."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.server.core.world import START_US, task
+from tests.server.engine.conftest import TENANT, House, soon
+
+from tenure_server.core import errors, ids
+from tenure_server.core.leases import Success
+from tenure_server.core.lifecycle import EventKind
+from tenure_server.engine import watch
+
+
+async def sequences(house: House, run_id: str, after: int = 0, run_only: bool = False) -> list[int]:
+    """The numbers of all events that a watcher sees until the run's end."""
+    seen = []
+    async for events in house.engine.watch(TENANT, run_id, after, run_only):
+        assert events
+        seen += [event.sequence for event in events]
+    return seen
+
+
+async def work_off(house: House, count: int) -> None:
+    """Executes tasks, a few at a time."""
+    session = house.session(slots=7)
+    session.add_credits(7)
+    done = 0
+    while done < count:
+        for lease in (await soon(session)).leases:
+            words = (lease.run.run_id, lease.task.key, lease.term, lease.token)
+            session.settle(*words, Success())
+            done += 1
+            session.add_credits(1)
+
+
+@pytest.mark.parametrize("backlog", [4096, 3], ids=["keeping up", "lagging"])
+async def test_a_watcher_sees_every_event_once_in_order(
+    house: House, backlog: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "BACKLOG_MAX", backlog)
+    monkeypatch.setattr(watch, "PAGE", 10)
+    await house.register(*[task(f"t{number}") for number in range(60)])
+    run_id = await house.start()
+    early = [asyncio.create_task(sequences(house, run_id)) for _ in range(3)]
+    late = asyncio.create_task(sequences(house, run_id, 50))
+    await work_off(house, 60)
+    total = 2 + 2 * 60
+    for watcher in early:
+        assert await asyncio.wait_for(watcher, 10) == list(range(1, total + 1))
+    assert await asyncio.wait_for(late, 10) == list(range(51, total + 1))
+    assert await sequences(house, run_id, 7) == list(range(8, total + 1))
+
+
+async def test_a_slow_watcher_reads_what_it_missed_and_makes_no_memory_grow(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "BACKLOG_MAX", 3)
+    await house.register(*[task(f"t{number}") for number in range(20)])
+    run_id = await house.start()
+    watching = house.engine.watch(TENANT, run_id, 0, False)
+    seen = [event.sequence for event in await anext(watching)]
+    [watcher] = house.engine._floor.watchers._by_run[run_id]
+    await work_off(house, 20)
+    assert len(watcher.take()) <= 3
+    watcher.lost_track = True
+    async for events in watching:
+        seen += [event.sequence for event in events]
+    assert seen == list(range(1, 43))
+    assert not house.engine._floor.watchers._by_run
+
+
+async def test_a_watcher_of_the_run_alone_sees_its_begin_and_end(house: House) -> None:
+    await house.register(task("a"), task("b", "a"))
+    run_id = await house.start()
+    watching = asyncio.create_task(sequences(house, run_id, run_only=True))
+    await work_off(house, 2)
+    assert await asyncio.wait_for(watching, 5) == [1, 6]
+    assert await sequences(house, run_id, run_only=True) == [1, 6]
+
+
+async def test_a_run_that_is_not_there_or_not_ours_cannot_be_watched(house: House) -> None:
+    await house.register(task("a"))
+    run_id = await house.start()
+    await house.add_tenant("other")
+    for tenant_id, name in (
+        (TENANT, ids.new_id(TENANT, START_US, b"nobody")),
+        ("other", run_id),
+    ):
+        with pytest.raises(errors.NotFound) as refused:
+            await anext(house.engine.watch(tenant_id, name, 0, False))
+        assert refused.value.message == f"no such run: {name}"
+
+
+async def test_watchers_are_told_when_the_coordinator_cannot_follow(house: House) -> None:
+    await house.register(task("a"))
+    run_id = await house.start()
+    watching = house.engine.watch(TENANT, run_id, 0, False)
+    await anext(watching)
+    house.store.tricky.breaks.append("after")
+    with pytest.raises(errors.StoreUnavailable):
+        await house.start()
+    with pytest.raises(errors.Stopping):
+        await anext(watching)
+    await house.serving()
+    again = house.engine.watch(TENANT, run_id, 1, False)
+    following = asyncio.create_task(sequences(house, run_id, 1))
+    await work_off(house, 2)
+    assert await asyncio.wait_for(following, 5) == [2, 3, 4]
+    assert EventKind.TASK_LEASED in await house.kinds(run_id)
+    await again.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.xfail(strict=True, reason="the last event lies before the number that was asked for")
+async def test_a_watch_from_beyond_the_last_event_ends_with_the_run(house: House) -> None:
+    await house.register(task("a"))
+    run_id = await house.start()
+    watching = asyncio.create_task(sequences(house, run_id, 1000))
+    await work_off(house, 1)
+    assert await asyncio.wait_for(watching, 1) == []
