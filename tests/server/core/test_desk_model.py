@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -54,7 +55,7 @@ NODES = st.lists(
             "timeout": st.sampled_from([None, None, SECOND, 2 * LEASE_US]),
         }
     ),
-    min_size=1,
+    min_size=2,
     max_size=5,
 )
 #: Spans that fall before, on and after everything that has its time.
@@ -100,6 +101,16 @@ class DeskMachine(RuleBasedStateMachine):
 
     # -- what happens
 
+    @initialize(drawn=st.lists(NODES, min_size=1, max_size=3), accept=st.booleans())
+    def begin(self, drawn: list[list[dict[str, Any]]], accept: bool) -> None:
+        """Begins with some work under way, so that few steps lead far."""
+        for nodes in drawn:
+            self.start(nodes, "wide", 0)
+        self.grant(AGENTS[0], 10)
+        self.grant(AGENTS[1], 10)
+        for run, task in list(self.model.live()) if accept else ():
+            self._accept(run, task)
+
     @rule(
         drawn=NODES,
         workflow=st.sampled_from(["wide", "narrow", "single"]),
@@ -114,7 +125,7 @@ class DeskMachine(RuleBasedStateMachine):
         self.model.start(Run(live.run_id, workflow, limit, tasks))
         self.live_runs[live.run_id] = live
 
-    @rule(agent=st.sampled_from(AGENTS), at_most=st.sampled_from([1, 2, 10]))
+    @rule(agent=st.sampled_from(AGENTS), at_most=st.sampled_from([1, 10, 10]))
     def grant(self, agent: tuple[str, str, int], at_most: int) -> None:
         """An agent asks, and gets all that it may."""
         slots = self.world.slots_of(agent[0], agent[1])
@@ -152,7 +163,9 @@ class DeskMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def accept(self, data: st.DataObject) -> None:
         """A live lease is accepted."""
-        run, task = data.draw(st.sampled_from(list(self.model.live())))
+        self._accept(*data.draw(st.sampled_from(list(self.model.live()))))
+
+    def _accept(self, run: Run, task: Task) -> None:
         self.world.desk.accept(self._ref(run, task))
         task.accept_us = None
 
@@ -223,7 +236,7 @@ class DeskMachine(RuleBasedStateMachine):
         self.world.desk.cancel_run(self.world.desk.runs[run_id], "enough", self.world.now_us)
         self.model.cancel(self.model.runs[run_id])
 
-    @rule(limit=st.integers(0, 5))
+    @rule(limit=st.sampled_from([0, 2, 4, 4, 6]))
     def change_limit(self, limit: int) -> None:
         """The tenant's limit changes; leases above it stay."""
         self.world.limit(limit)
