@@ -8,33 +8,18 @@ leader ends.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import orjson
 
 from tenure.v1 import agents_pb2, payload_pb2
-from tenure_agent import payloads
+from tenure_agent import children, payloads
+from tenure_agent.children import Child, ChildFailed
+from tenure_agent.groups import Groups
 from tenure_agent.payloads import PAYLOAD_BYTES_MAX
-
-STDERR_TAIL_BYTES = 4096
-#: How long the pipes may stay open after the leader's end, held by what it left behind.
-PIPES_SECONDS = 1.0
-
-
-class CommandFailed(Exception):  # noqa: N818 - an end of an attempt, not a fault of ours
-    """The command ended without an output that counts."""
-
-    def __init__(self, code: str, message: str, *, non_retryable: bool = False) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.non_retryable = non_retryable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,26 +32,27 @@ class Command:
 
 
 async def execute(
-    command: Command, stdin: bytes, variables: Mapping[str, str], *, stop_seconds: float
+    command: Command,
+    stdin: bytes,
+    variables: Mapping[str, str],
+    *,
+    stop_seconds: float,
+    groups: Groups | None = None,
 ) -> payload_pb2.Payload | None:
     """Runs a command to its end and gives its output, None when stdout was empty.
 
-    Cancelling sends TERM to the process group, and KILL after `stop_seconds`. Raises
-    CommandFailed with code `EXIT_<n>`, `SIGNAL_<name>`, `OUTPUT_INVALID` or `COMMAND_NOT_STARTED`.
+    Cancelling sends TERM to the process group, and KILL after `stop_seconds`. Raises ChildFailed
+    with code `EXIT_<n>`, `SIGNAL_<name>`, `OUTPUT_INVALID` or `COMMAND_NOT_STARTED`.
     """
-    child = await _spawn(command, variables)
+    child = await _spawn(command, variables, groups)
     try:
-        child.feed(stdin)
-        await child.exited_or_loud.wait()
-        if not child.loud:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PIPES_SECONDS):
-                    await child.closed_or_loud.wait()
+        child.feed(stdin, last=True)
+        await child.done.wait()
+        await child.last_words()
     except asyncio.CancelledError:
-        await _terminate(child, stop_seconds)
+        await child.terminate(stop_seconds)
         raise
     finally:
-        child.kill_group(signal.SIGKILL)
         await child.bury()
     return _output(child)
 
@@ -102,132 +88,48 @@ def variables_of(lease: agents_pb2.Lease, run: agents_pb2.RunContext) -> dict[st
     }
 
 
-class _Child(asyncio.SubprocessProtocol):
-    """One process: what it said so far, and the moments that others wait for."""
+class _Command(Child):
+    """The process of a command."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: Groups | None) -> None:
+        super().__init__(groups)
         self.stdout = bytearray()
-        self.stderr = bytearray()
         self.loud = False
-        self.exited = asyncio.Event()
-        self.exited_or_loud = asyncio.Event()
-        self.closed_or_loud = asyncio.Event()
-        self._open_pipes = {1, 2}
-        self._transport: asyncio.SubprocessTransport | None = None
-        self.pid = 0
 
-    @property
-    def transport(self) -> asyncio.SubprocessTransport:
-        assert self._transport is not None
-        return self._transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.SubprocessTransport", transport)
-        self.pid = self._transport.get_pid()
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd == 2:
-            self.stderr += data
-            del self.stderr[:-STDERR_TAIL_BYTES]
-        elif len(self.stdout) + len(data) <= PAYLOAD_BYTES_MAX:
+    def stdout_received(self, data: bytes) -> None:
+        if len(self.stdout) + len(data) <= PAYLOAD_BYTES_MAX:
             self.stdout += data
         else:
             self.loud = True
-            self.exited_or_loud.set()
-            self.closed_or_loud.set()
-            self.kill_group(signal.SIGKILL)
-
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        self._open_pipes.discard(fd)
-        if not self._open_pipes:
-            self.closed_or_loud.set()
-
-    def process_exited(self) -> None:
-        self.exited.set()
-        self.exited_or_loud.set()
-
-    def feed(self, data: bytes) -> None:
-        """Writes stdin and closes it; a command that does not read it is none the worse."""
-        pipe = cast("asyncio.WriteTransport", self.transport.get_pipe_transport(0))
-        # The process may have ended by now, and with it the pipe; uvloop says so with RuntimeError.
-        with contextlib.suppress(RuntimeError, OSError):
-            pipe.write(data)
-            pipe.close()
-
-    def kill_group(self, number: signal.Signals) -> None:
-        """Signals every process of the command's group that is left."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
-
-    async def bury(self) -> None:
-        """Waits for the leader after it was killed, and lets go of the pipes."""
-        await self.exited.wait()
-        self.transport.close()
+            self.give_up()
 
 
-async def _spawn(command: Command, variables: Mapping[str, str]) -> _Child:
-    """Starts the process. Never leaves one behind when cancelled half-way."""
-    start = asyncio.ensure_future(
-        asyncio.get_running_loop().subprocess_exec(
-            _Child,
-            *command.argv,
-            cwd=command.cwd,
-            env={**command.env, **variables},
-            start_new_session=True,
-        )
-    )
+async def _spawn(command: Command, variables: Mapping[str, str], groups: Groups | None) -> _Command:
+    env = {**command.env, **variables}
     try:
-        _, child = await asyncio.shield(start)
-    except asyncio.CancelledError:
-        with contextlib.suppress(OSError):
-            _, child = await start
-            child.kill_group(signal.SIGKILL)
-            await child.bury()
-        raise
+        return await children.spawn(
+            partial(_Command, groups), command.argv, cwd=command.cwd, env=env
+        )
     except (OSError, ValueError) as error:
         reason = f"{command.argv[0]}: cannot be started: {error}"
-        raise CommandFailed("COMMAND_NOT_STARTED", reason) from error
-    return child
+        raise ChildFailed("COMMAND_NOT_STARTED", reason) from error
 
 
-async def _terminate(child: _Child, stop_seconds: float) -> None:
-    """Asks the group to end. The caller kills what is left of it afterwards."""
-    child.kill_group(signal.SIGTERM)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(stop_seconds):
-            await child.exited.wait()
-
-
-def _output(child: _Child) -> payload_pb2.Payload | None:
+def _output(child: _Command) -> payload_pb2.Payload | None:
     """Judges how the command ended."""
-    code = child.transport.get_returncode()
     if child.loud:
         reason = f"stdout: more than {PAYLOAD_BYTES_MAX} bytes"
-        raise CommandFailed("OUTPUT_INVALID", reason, non_retryable=True)
-    if code is None or code > 0:
-        raise CommandFailed(f"EXIT_{code}", _tail(child) or f"ended with exit code {code}")
-    if code < 0:
-        name = _signal_name(-code)
-        raise CommandFailed(f"SIGNAL_{name}", _tail(child) or f"was ended by signal {name}")
+        raise ChildFailed("OUTPUT_INVALID", reason, non_retryable=True)
+    if child.transport.get_returncode() != 0:
+        raise child.death()
     data = bytes(child.stdout).strip()
     if not data:
         return None
     try:
         payloads.decode_bytes(data)
     except payloads.PayloadError as error:
-        raise CommandFailed("OUTPUT_INVALID", f"stdout: {error}", non_retryable=True) from error
+        raise ChildFailed("OUTPUT_INVALID", f"stdout: {error}", non_retryable=True) from error
     return payload_pb2.Payload(data=data)
-
-
-def _tail(child: _Child) -> str:
-    return child.stderr.decode("utf-8", "replace").strip()
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name.removeprefix("SIG")
-    except ValueError:
-        return str(number)
 
 
 def _raw(payload: payload_pb2.Payload) -> bytes:

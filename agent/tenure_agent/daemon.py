@@ -18,6 +18,7 @@ import structlog
 from tenure_agent import config as configuration
 from tenure_agent import handlers, logs
 from tenure_agent.config import AgentConfig, ConfigError
+from tenure_agent.groups import Groups
 from tenure_agent.link import Link, Replaced
 from tenure_agent.runner import StopCause
 from tenure_agent.spool import Spool, SpoolError
@@ -43,6 +44,8 @@ class Daemon:
         if spool.left or spool.torn_bytes:
             left, torn = len(spool.left), spool.torn_bytes
             log.info("spool holds results of an earlier process", results=left, torn_bytes=torn)
+        # After the spool, whose lock says that the earlier process is gone.
+        self._groups = Groups(config.spool)
         self._workbench = Workbench(
             table,
             spool,
@@ -50,6 +53,7 @@ class Daemon:
             slots=config.slots,
             stop_seconds=config.stop_seconds,
             spool_sync=config.spool_sync,
+            groups=self._groups,
         )
         self._workbench.changed = self._changed
         self._link = Link(config, self._workbench, table, on_welcome=self._welcomed)
@@ -79,6 +83,7 @@ class Daemon:
             await asyncio.gather(line, stop, return_exceptions=True)
             await self._end_work(StopCause.DRAINED)
             await self._workbench.close()
+            self._groups.close()
             if self._ready_file is not None:
                 self._ready_file.unlink(missing_ok=True)
 

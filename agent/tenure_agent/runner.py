@@ -20,8 +20,10 @@ import structlog
 
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2
 from tenure_agent import commands, context, handlers, payloads
+from tenure_agent.children import ChildFailed
 from tenure_agent.context import NonRetryable, Stopped, TaskContext, Words
 from tenure_agent.deadlines import Deadline, Deadlines
+from tenure_agent.groups import Groups
 from tenure_agent.holding import Key
 from tenure_agent.threads import HandlerThreads
 
@@ -91,6 +93,7 @@ class Runner:
         on_end: Callable[[Attempt, agents_pb2.Result | None], None],
         on_free: Callable[[], None],
         on_word: Callable[[Key, bool], None],
+        groups: Groups | None = None,
     ) -> None:
         """Takes three callbacks.
 
@@ -107,6 +110,7 @@ class Runner:
         self._slots = slots
         self._given_up = 0
         self._stop_seconds = stop_seconds
+        self._groups = groups
         self._on_end = on_end
         self._on_free = on_free
         self._on_word = on_word
@@ -133,7 +137,7 @@ class Runner:
                 self._start_thread(attempt, function)
             case commands.Command():
                 attempt.stop_seconds += COMMAND_EXTRA_SECONDS
-                self._start_task(attempt, _execute(handler, attempt, self._stop_seconds))
+                self._start_task(attempt, self._execute(handler, attempt))
             case _:
                 self._ended(attempt, NonRetryable("KIND_UNKNOWN", f"no handler: {lease.kind}"))
         return None
@@ -185,6 +189,20 @@ class Runner:
                 loop.call_soon_threadsafe(self._ended, attempt, ending)
 
         self._threads.submit(work)
+
+    async def _execute(self, command: commands.Command, attempt: Attempt) -> Ending:
+        """Executes a command. Never raises: what went wrong is an ending."""
+        lease, run = attempt.lease, attempt.run
+        try:
+            return await commands.execute(
+                command,
+                commands.stdin_bytes(lease, run),
+                commands.variables_of(lease, run),
+                stop_seconds=self._stop_seconds,
+                groups=self._groups,
+            )
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - its attempt fails
+            return error
 
     def _spoken(self, attempt: Attempt, urgent: bool) -> None:
         """Takes a word of a handler, from whatever thread."""
@@ -243,16 +261,6 @@ def _call_plain(function: Callable[[TaskContext, Any], Any], attempt: Attempt) -
         ctx.raise_if_cancelled()
         return _output(function(ctx, _input(ctx)))
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too
-        return error
-
-
-async def _execute(command: commands.Command, attempt: Attempt, stop_seconds: float) -> Ending:
-    """Executes a command. Never raises: what went wrong is an ending."""
-    lease, run = attempt.lease, attempt.run
-    try:
-        stdin, variables = commands.stdin_bytes(lease, run), commands.variables_of(lease, run)
-        return await commands.execute(command, stdin, variables, stop_seconds=stop_seconds)
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - its attempt fails
         return error
 
 
@@ -323,7 +331,7 @@ def _failure(error: BaseException) -> runs_pb2.Failure:
     match error:
         case NonRetryable():
             code, message, final = error.code, error.message, True
-        case commands.CommandFailed():
+        case ChildFailed():
             code, message, final = error.code, error.message, error.non_retryable
         case _:
             code, message, final = type(error).__name__, _words_of(error), False
@@ -343,7 +351,7 @@ def _words_of(error: BaseException) -> str:
 
 
 def _log_failure(attempt: Attempt, error: BaseException, failure: runs_pb2.Failure) -> None:
-    known = isinstance(error, NonRetryable | commands.CommandFailed)
+    known = isinstance(error, NonRetryable | ChildFailed)
     log.warning(
         "attempt failed",
         code=failure.code,

@@ -15,6 +15,7 @@ import structlog
 from tenure.v1 import agents_pb2
 from tenure_agent import handlers, runner
 from tenure_agent.context import log_fields
+from tenure_agent.groups import Groups
 from tenure_agent.holding import Holding, Key
 from tenure_agent.outbox import Outbox
 from tenure_agent.runner import Attempt, Runner, StopCause
@@ -46,6 +47,7 @@ class Workbench:
         slots: int,
         stop_seconds: float,
         spool_sync: bool,
+        groups: Groups | None = None,
     ) -> None:
         self._loop = loop
         self.slots = Slots(slots)
@@ -59,6 +61,7 @@ class Workbench:
             on_end=self._ended,
             on_free=self._freed,
             on_word=self._word,
+            groups=groups,
         )
         self._on_line = False
         self._draining = False

@@ -184,3 +184,20 @@ async def spawn_agent() -> AsyncIterator[Callable[..., object]]:
         with contextlib.suppress(ProcessLookupError):
             agent.process.kill()
         await agent.process.communicate()
+
+
+async def wait_for_end(pid: int) -> None:
+    """Waits until a process is dead, be it waited for by its parent or not."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(fd, ended.set)
+    try:
+        async with asyncio.timeout(10):
+            await ended.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)

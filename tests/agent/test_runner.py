@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agent.conftest import wait_for_end
 from tests.agent.fake_coordinator import key_of, new_lease
 
 import tenure_agent
 from tenure.v1 import agents_pb2, payload_pb2
-from tenure_agent import commands, handlers
+from tenure_agent import children, commands, handlers
 from tenure_agent.context import TaskContext
 from tenure_agent.handlers import Coroutine, Handler, Threaded
 from tenure_agent.holding import Key
@@ -503,23 +504,6 @@ async def told(fifo: Path) -> str:
         return await asyncio.to_thread(fifo.read_text)
 
 
-async def wait_for_end(pid: int) -> None:
-    """Waits until a process is dead, be it waited for by its parent or not."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(fd, ended.set)
-    try:
-        async with asyncio.timeout(10):
-            await ended.wait()
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
-
-
 @pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
 async def test_the_whole_group_of_a_command_out_of_time_is_killed(
     trial: StartTrial, fifo: Path, trap: str
@@ -572,5 +556,5 @@ async def test_a_command_stopped_while_it_starts_leaves_nothing(
 
 
 def test_signals_have_their_plain_names() -> None:
-    assert commands._signal_name(signal.SIGKILL) == "KILL"
-    assert commands._signal_name(63) == "63"
+    assert children.signal_name(signal.SIGKILL) == "KILL"
+    assert children.signal_name(63) == "63"

@@ -58,7 +58,7 @@ def main(loop: str) -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_children_spawned_under_traffic_live(loop: str) -> None:
-    """Each writes its output and ends well: CommandFailed would tell of a signal."""
+    """Each writes its output and ends well: ChildFailed would tell of a signal."""
     script = f"from tests.agent import test_spawning; test_spawning.main({loop!r})"
     root = Path(__file__).parents[2]
     ended = subprocess.run(
