@@ -173,7 +173,7 @@ class Agent(Process):
     """An agent with the handlers of `handlers.py`."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         super().__init__(name, folder, "tenure_agent")
         shutil.copy(HANDLERS, folder / "handlers.py")
 
