@@ -1,0 +1,125 @@
+"""`python -m benchmarks`: runs scenarios, prints their figures against the targets, keeps them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from benchmarks import calibration, results, stores
+from benchmarks.plan import Plan
+from benchmarks.processes import ProcessError
+from benchmarks.results import Figure
+from benchmarks.scenarios import backlog, chains, fan_out, idle, latency, restart, traces
+from benchmarks.verification import WrongHistoryError
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
+TRACES = ROOT.parent / "shared" / "wfinstances"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What can be asked for by name."""
+
+    measure: Callable[[Plan], Awaitable[list[Figure]]]
+    #: It fails when it is not over by then: something hangs.
+    seconds_max: float
+
+
+SCENARIOS = {
+    fan_out.NAME: Scenario(fan_out.measure, 180),
+    chains.BATCH: Scenario(chains.measure_batch, 180),
+    chains.UNARY: Scenario(chains.measure_unary, 180),
+    latency.NAME: Scenario(latency.measure, 180),
+    backlog.NAME: Scenario(backlog.measure, 600),
+    restart.NAME: Scenario(restart.measure, 600),
+    traces.NAME: Scenario(traces.measure, 900),
+    idle.NAME: Scenario(idle.measure, 180),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Gives the exit code: 0, or 1 when a scenario failed. A missed target is no failure."""
+    asked = _parser().parse_args(arguments)
+    names = asked.scenario or list(SCENARIOS)
+    figures: list[Figure] = []
+    try:
+        with (
+            stores.stores(asked.store) as new_store,
+            asyncio.Runner(loop_factory=calibration.loop_factory()) as runner,
+        ):
+            plan = Plan(
+                store=asked.store,
+                new_store=new_store,
+                quick=asked.quick,
+                traces=asked.traces if asked.traces.is_dir() else None,
+            )
+            runner.run(_measure(plan, names, figures))
+    except stores.StoreError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if figures:
+            print(results.table(figures))
+            results.write(figures, asked.json)
+    broken = [figure.scenario for figure in figures if figure.metric == results.COMPLETED]
+    missed = sum(figure.ok is False for figure in figures) - len(broken)
+    failed = f"; failed: {', '.join(broken)}" if broken else ""
+    print(f"\nstore {asked.store}, figures in {asked.json}; targets missed: {missed}{failed}")
+    return 1 if broken else 0
+
+
+async def _measure(plan: Plan, names: Sequence[str], figures: list[Figure]) -> None:
+    """Adds the figures of each scenario as they come, so that an interrupt loses none."""
+    figures.extend(await calibration.measure("before"))
+    for name in names:
+        if name == traces.NAME and plan.traces is None:
+            _say(f"{name}: skipped, there is no directory of traces (--traces DIR)")
+            continue
+        begin = time.monotonic()
+        try:
+            async with asyncio.timeout(SCENARIOS[name].seconds_max):
+                found = await SCENARIOS[name].measure(plan)
+        except TimeoutError:
+            found = [results.failed(name)]
+            _say(f"{name}: not over after {SCENARIOS[name].seconds_max:.0f} s")
+        except (WrongHistoryError, ProcessError, grpc.RpcError) as error:
+            found = [results.failed(name)]
+            _say(f"{name}: {error}")
+        figures.extend(found)
+        _say(f"{name}: {time.monotonic() - begin:.1f} s")
+    figures.extend(await calibration.measure("after"))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        choices=list(SCENARIOS),
+        help="only this one; repeatable",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one small round each, to see that all works"
+    )
+    parser.add_argument("--store", choices=stores.KINDS, default="sqlite")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures are written")
+    parser.add_argument(
+        "--traces", type=Path, default=TRACES, help="directory of WfCommons traces (*.json)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
