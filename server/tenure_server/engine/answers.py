@@ -7,10 +7,12 @@ next.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from tenure_server.core import errors, records
+from tenure_server.core.seen import Seen
 from tenure_server.engine.registry import Recent
 
 ANSWERS_MAX = 50_000
@@ -23,16 +25,59 @@ Read = Callable[[Sequence[Key]], Awaitable[dict[Key, records.Answer]]]
 class Answers:
     """Answers given lately, and claims on request ids that are being worked on."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, now_us: Callable[[], int], memory_us: int) -> None:
         self._read = read
+        self._now_us = now_us
+        #: How long the store keeps answers.
+        self._memory_us = memory_us
         self._known: Recent[Key, records.Answer] = Recent(ANSWERS_MAX)
         self._claims: dict[Key, asyncio.Future[None]] = {}
+        self._committing: dict[Key, asyncio.Future[Any]] = {}
         self._wanted: dict[Key, asyncio.Future[records.Answer | None]] = {}
         self._reading: asyncio.Task[None] | None = None
+        #: The ids of each tenant whose seat is held here, and whether those in the store are in.
+        self._seen: dict[str, Seen] = {}
+        self._covered: set[str] = set()
 
-    def learn(self, tenant_id: str, request_id: str, answer: records.Answer) -> None:
-        """Keeps an answer that was committed."""
-        self._known.put((tenant_id, request_id), answer)
+    def open(self, tenant_id: str) -> Seen:
+        """Begins to note the ids of a tenant, when its seat is taken."""
+        self._covered.discard(tenant_id)
+        seen = self._seen[tenant_id] = Seen()
+        return seen
+
+    def cover(self, tenant_id: str, seen: Seen) -> None:
+        """Says that `seen`, which `open` gave, now has every id that is in the store."""
+        if self._seen.get(tenant_id) is seen:
+            self._covered.add(tenant_id)
+
+    def close(self, tenant_id: str) -> None:
+        """Forgets the ids of a tenant, when its seat is lost or memory is thrown away."""
+        self._covered.discard(tenant_id)
+        self._seen.pop(tenant_id, None)
+
+    def keep(
+        self,
+        tenant_id: str,
+        commit: asyncio.Future[Any],
+        answers: Mapping[str, records.Answer | None],
+    ) -> None:
+        """Keeps answers by request id once their commit is through; None: the commit gives it.
+
+        Until then the ids stay claimed, even when the caller has given up waiting.
+        """
+        keys = {(tenant_id, request_id): answer for request_id, answer in answers.items()}
+        self._committing.update(dict.fromkeys(keys, commit))
+
+        def done(commit: asyncio.Future[Any]) -> None:
+            kept = not commit.cancelled() and commit.exception() is None
+            for key, answer in keys.items():
+                self._committing.pop(key, None)
+                if kept:
+                    self._known.put(key, answer or commit.result())
+            if kept:
+                self._note(keys)
+
+        commit.add_done_callback(done)
 
     @asynccontextmanager
     async def claim(
@@ -47,12 +92,13 @@ class Answers:
             yield {}
             return
         keys = [(tenant_id, request_id) for request_id in wanted]
-        while busy := [self._claims[key] for key in keys if key in self._claims]:
+        while busy := self._busy(keys):
             await asyncio.wait(busy)
         claim: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._claims.update(dict.fromkeys(keys, claim))
         try:
             found = await self._find(keys)
+            self._note(keys)
             for request_id, answer in found.items():
                 _check(wanted[request_id], answer)
             yield found
@@ -61,6 +107,10 @@ class Answers:
                 del self._claims[key]
             claim.set_result(None)
 
+    def _busy(self, keys: Iterable[Key]) -> set[asyncio.Future[Any]]:
+        found = (self._claims.get(key) or self._committing.get(key) for key in keys)
+        return {future for future in found if future is not None}
+
     async def _find(self, keys: Sequence[Key]) -> dict[str, records.Answer]:
         found = {}
         waiting = {}
@@ -68,13 +118,21 @@ class Answers:
             answer = self._known.get(key)
             if answer is not None:
                 found[key[1]] = answer
-            else:
+            elif key[0] not in self._covered or self._seen[key[0]].may_hold(key[1]):
                 waiting[key[1]] = self._want(key)
         for request_id, future in waiting.items():
             answer = await future
             if answer is not None:
                 found[request_id] = answer
         return found
+
+    def _note(self, keys: Iterable[Key]) -> None:
+        # Before the act: a commit that fails may have happened all the same.
+        now_us = self._now_us()
+        for tenant_id, request_id in keys:
+            if (seen := self._seen.get(tenant_id)) is not None:
+                seen.forget(now_us - self._memory_us)
+                seen.add(request_id, now_us)
 
     def _want(self, key: Key) -> asyncio.Future[records.Answer | None]:
         future: asyncio.Future[records.Answer | None]

@@ -85,6 +85,8 @@ class Dispatch:
     def forget_leases(self) -> None:
         """Memory was thrown away: no agent holds anything until it is read back."""
         self._agents.clear()
+        for (holder, name), session in self._left.items():
+            session.agent = self.slots_of(holder, name)
 
     def list(self, tenant_id: str) -> list[records.Agent]:
         """The agents of a tenant by name."""

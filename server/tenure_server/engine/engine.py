@@ -33,6 +33,9 @@ from tenure_server.store.reads import Reads, TenantReads
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: How many request ids are read at once when a desk is opened.
+REQUEST_IDS_PAGE = 5000
+
 
 class Engine:
     """Everything runs on the event loop; async methods answer after the commit."""
@@ -42,14 +45,20 @@ class Engine:
         self._registry = Registry()
         self._store = store
         self._clock = clock
-        self._answers = Answers(lambda keys: self.read(lambda: Reads(store).answers(keys)))
+        self._answers = Answers(
+            lambda keys: self.read(Reads(store).answers, keys),
+            self.now_us,
+            settings.answer_memory_us,
+        )
         self._readers = ThreadPoolExecutor(2, "reader")
+        self._changing_tenants = asyncio.Lock()
         self._floor = Floor(
             store,
             settings,
             clock,
             judge=self._judge_and_tell,
-            forget_tenant=self._registry.forget_tenant,
+            opened=self._opened,
+            closed=self._closed,
         )
 
     async def start(self) -> None:
@@ -130,14 +139,14 @@ class Engine:
                 return found[request.request_id].response
             asked, now_us = request, self.now_us()
 
-            def work_and_remember(acts: Acts) -> bytes:
-                response = work(acts)
-                acts.remember(remember_under, asked.request_id, _answer(asked, response), now_us)
-                return response
+            def work_and_remember(acts: Acts) -> records.Answer:
+                answer = _answer(asked, work(acts))
+                acts.remember(remember_under, asked.request_id, answer, now_us)
+                return answer
 
-            response = await self._floor.act(seats, work_and_remember)
-            self._answers.learn(remember_under, asked.request_id, _answer(asked, response))
-            return response
+            act = asyncio.ensure_future(self._floor.act(seats, work_and_remember))
+            self._answers.keep(remember_under, act, {asked.request_id: None})
+            return (await asyncio.shield(act)).response
 
     async def after_revoke(self, key: records.ApiKey) -> None:
         """Forgets a key that was revoked, and ends its streams."""
@@ -148,13 +157,15 @@ class Engine:
 
     async def after_tenant_change(self, tenant_id: str) -> None:
         """Lets a new tenant or new limits take effect."""
-        tenant = await self.read(lambda: Reads(self._store).tenant(tenant_id))
-        desk = self._floor.desks.get(tenant_id)
-        if desk is not None and tenant is not None:
-            desk.tenant = tenant
-            self._floor.stir(desk)
-        elif tenant is not None:
-            await self._floor.take_seats()
+        # One after the other, so that what was read first is not applied last.
+        async with self._changing_tenants:
+            tenant = await self.read(Reads(self._store).tenant, tenant_id)
+            desk = self._floor.desks.get(tenant_id)
+            if desk is not None and tenant is not None:
+                desk.tenant = tenant
+                self._floor.stir(desk)
+            elif tenant is not None:
+                await self._floor.take_seats()
 
     # -- workflows
     # ----------------------------------------------------------------------------------
@@ -171,7 +182,7 @@ class Engine:
             raise errors.NotFound("workflow", f"{name} version {version}" if version else name)
         registry.learn_workflow(known)
         if not version and tenant_id in self._floor.desks:
-            registry.newest[tenant_id, name] = known.record.version
+            registry.learn_newest(tenant_id, name, known.record.version)
         return known
 
     async def workflow_by_digest(self, tenant_id: str, digest: str) -> KnownWorkflow:
@@ -208,7 +219,7 @@ class Engine:
             tenants=[tenant_id], remember_under=tenant_id, request=request, work=work
         )
         version, created = starting.parse_registration(answer)
-        self._registry.newest.pop((tenant_id, definition.name), None)
+        self._registry.learn_newest(tenant_id, definition.name, version)
         known = await self.known_workflow(tenant_id, definition.name, version)
         return known.record, created
 
@@ -230,11 +241,11 @@ class Engine:
         ]
         async with self._answers.claim(tenant_id, [start.request for start in starts]) as found:
             desk = self._floor.desk(tenant_id)
-            starting.check_quota(desk, workflows, self.settings)
             plan = starting.Plan(origin, found, self.now_us(), os.urandom)
             started = [
                 plan.add(start, known) for start, known in zip(starts, workflows, strict=True)
             ]
+            starting.check_quota(desk, plan.new, self.settings)
             if not plan.new:
                 return started
             for run in plan.runs(desk):
@@ -242,9 +253,9 @@ class Engine:
             for row in plan.request_rows:
                 self._floor.journal.request(row)
             self._floor.stir(desk)
-            await self._floor.flushed()
-            for request_id, answer in plan.answers.items():
-                self._answers.learn(tenant_id, request_id, answer)
+            commit = self._floor.flush()
+            self._answers.keep(tenant_id, commit, plan.answers)
+            await asyncio.shield(commit)
             return started
 
     async def cancel_run(
@@ -268,15 +279,14 @@ class Engine:
                 return await self._state_of_ended(tenant_id, run_id)
             desk.cancel_run(run, reason, self.now_us())
             state = run.state
-            answer = None
+            self._floor.stir(desk)
+            commit = self._floor.flush()
             if request is not None and request.request_id:
                 answer = _answer(request, str(int(state)).encode())
                 row = (tenant_id, request.request_id, request.method, request.digest)
                 self._floor.journal.request((*row, answer.response, self.now_us()))
-            self._floor.stir(desk)
-            await self._floor.flushed()
-            if request is not None and answer is not None:
-                self._answers.learn(tenant_id, request.request_id, answer)
+                self._answers.keep(tenant_id, commit, {request.request_id: answer})
+            await asyncio.shield(commit)
             return state
 
     def counts(self, tenant_id: str, run_id: str) -> records.Counts | None:
@@ -386,6 +396,24 @@ class Engine:
     # -- parts
     # --------------------------------------------------------------------------------------
 
+    def _opened(self, tenant_id: str) -> None:
+        """A desk was opened: its request ids are read, and until then each is looked up."""
+        seen = self._answers.open(tenant_id)
+
+        async def cover() -> None:
+            reads, after = TenantReads(self._store, tenant_id), ""
+            while page := await self.read(reads.request_ids, after, REQUEST_IDS_PAGE):
+                for request_id, at_us in page:
+                    seen.add(request_id, at_us)
+                after = page[-1][0]
+            self._answers.cover(tenant_id, seen)
+
+        self._floor.spawn(cover())
+
+    def _closed(self, tenant_id: str) -> None:
+        self._registry.forget_tenant(tenant_id)
+        self._answers.close(tenant_id)
+
     def _voice(
         self,
         key: records.ApiKey,
@@ -403,7 +431,10 @@ class Engine:
         return AgentSession(self._floor, key, tenant_ids, hello, own, "")
 
     async def _judge_and_tell(self, session: AgentSession, report: Report) -> None:
-        await self._floor.flushed()
+        try:
+            await self._floor.flushed()
+        except errors.StoreUnavailable:
+            return  # the session has ended with it, and the agent will report again
         verdict = await self._judge(session, report)
         session.pending.outcomes.append((*report.ref[:3], verdict))
         self._floor.owe(session)

@@ -48,7 +48,8 @@ class Floor:
         clock: Clock,
         *,
         judge: Callable[[AgentSession, Report], Awaitable[None]],
-        forget_tenant: Callable[[str], None],
+        opened: Callable[[str], None],
+        closed: Callable[[str], None],
     ) -> None:
         self.serving = False
         self.stopping = False
@@ -62,7 +63,8 @@ class Floor:
         self._settings = settings
         self._clock = clock
         self._judge = judge
-        self._forget_tenant = forget_tenant
+        self._opened = opened
+        self._closed = closed
         self._dirty: set[Desk] = set()
         self._owing: dict[AgentSession, None] = {}
         self._effects: list[Effect] = []
@@ -141,6 +143,7 @@ class Floor:
         async with self._taking:
             for desk in await self.seating.take(self.desks):
                 self.desks[desk.tenant.tenant_id] = desk
+                self._opened(desk.tenant.tenant_id)
                 self.stir(desk)
 
     # -- what sessions need (sessions.Host)
@@ -184,10 +187,10 @@ class Floor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def flushed(self) -> None:
-        """Waits until everything that was decided up to now is committed.
+    def flush(self) -> asyncio.Future[None]:
+        """Asks for a commit of everything that was decided up to now.
 
-        Raises StoreUnavailable when the commit failed: then nothing of it was kept.
+        The future fails with StoreUnavailable when the commit did: then nothing of it was kept.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._effects.append(lambda: None if future.done() else future.set_result(None))
@@ -195,7 +198,11 @@ class Floor:
             lambda error: None if future.done() else future.set_exception(_unavailable(error))
         )
         self.commits.ask()
-        await future
+        return future
+
+    async def flushed(self) -> None:
+        """Waits for `flush`."""
+        await self.flush()
 
     async def act(self, seats: Mapping[str, int], work: Callable[[Acts], T]) -> T:
         """Runs a cold-path mutation in a transaction of its own.
@@ -273,7 +280,7 @@ class Floor:
         self._dirty.clear()
         self.journal.seal()
         for tenant_id in self.desks:
-            self._forget_tenant(tenant_id)
+            self._closed(tenant_id)
         self.desks.clear()
         self.dispatch.forget_leases()
         refusal = _unavailable(error)
@@ -326,7 +333,7 @@ class Floor:
         self._dirty.discard(desk)
         for lease in desk.leases.values():
             lease.agent.leases.pop(lease.key, None)
-        self._forget_tenant(tenant_id)
+        self._closed(tenant_id)
         refusal = errors.SeatElsewhere(tenant_id, self.seating.holder_of(tenant_id))
         for session in self.dispatch.sessions():
             if tenant_id in session.tenant_ids:

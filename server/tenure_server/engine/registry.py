@@ -97,6 +97,11 @@ class Registry:
         self.workflows.put((record.tenant_id, record.name, record.version), known)
         self.digests.put((record.tenant_id, record.digest), known)
 
+    def learn_newest(self, tenant_id: str, name: str, version: int) -> None:
+        """Notes a version; versions only grow, so a slow read cannot bring an older one back."""
+        key = tenant_id, name
+        self.newest[key] = max(version, self.newest.get(key, 0))
+
     def forget_tenant(self, tenant_id: str) -> None:
         """Forgets what was exact only while the seat was held."""
         for key in [key for key in self.newest if key[0] == tenant_id]:

@@ -15,7 +15,7 @@ from tenure_server.core import records
 from tenure_server.core.desk import Desk
 from tenure_server.core.leases import AgentSlots
 from tenure_server.engine.commits import Commits
-from tenure_server.engine.restore import read_open_runs, restore
+from tenure_server.engine.restore import StoredRun, read_open_runs, restore
 from tenure_server.store.database import Store
 from tenure_server.store.reads import Reads, TenantReads
 from tenure_server.store.seats import Seats
@@ -80,19 +80,18 @@ class Seating:
         await self._commits.on_writer(self._seats.release)
 
     async def _open(self, seat: records.Seat) -> Desk:
-        """Reads a tenant's open work on the writer's thread: nothing else may happen to it now."""
+        """Reads a tenant's open work back. Nothing else happens to it until its desk is open."""
 
-        def read() -> Desk:
+        def read() -> tuple[records.Tenant | None, list[StoredRun]]:
             with self._store.reading():
                 tenant = Reads(self._store).tenant(seat.tenant_id)
-                if tenant is None:
-                    raise LookupError(f"tenant {seat.tenant_id} has a seat but no row")
-                desk = self._new_desk(tenant, seat.term)
-                stored = read_open_runs(TenantReads(self._store, seat.tenant_id))
-                restore(desk, stored, self._slots_of, self._now_us())
-                return desk
+                return tenant, read_open_runs(TenantReads(self._store, seat.tenant_id))
 
-        desk = await self._commits.on_writer(read)
+        tenant, stored = await self._commits.on_writer(read)
+        if tenant is None:
+            raise LookupError(f"tenant {seat.tenant_id} has a seat but no row")
+        desk = self._new_desk(tenant, seat.term)
+        restore(desk, stored, self._slots_of, self._now_us())
         if desk.runs:
             log.info("open work read back", tenant=seat.tenant_id, runs=len(desk.runs))
         return desk

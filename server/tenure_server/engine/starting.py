@@ -63,9 +63,9 @@ class Plan:
         self._mine: dict[str, records.StartedRun] = {}
 
     @property
-    def new(self) -> bool:
-        """Whether anything is to be started at all."""
-        return bool(self._new)
+    def new(self) -> list[KnownWorkflow]:
+        """The workflows of the runs that are to be started."""
+        return [known for _, known in self._new]
 
     def add(self, start: records.StartRun, known: KnownWorkflow) -> records.StartedRun:
         """Plans one run, or gives the one that its request id has started before."""

@@ -182,12 +182,12 @@ async def follow(
                         return
                 if record.state in RUN_ENDED:
                     return
-            events = [event for event in watcher.take() if event.sequence > last]
-            if events:
+            taken = watcher.take()
+            if events := [event for event in taken if event.sequence > last]:
                 last = events[-1].sequence
                 yield events
-                if events[-1].kind in _LAST_EVENTS:
-                    return
+            if taken and taken[-1].kind in _LAST_EVENTS:
+                return
             if watcher.over:
                 raise errors.Stopping("the coordinator cannot follow the run any longer")
             if not await watcher.wait(None if decided_here() else FOREIGN_SECONDS):

@@ -253,6 +253,12 @@ class TenantReads:
         """The number of the newest event of each run that has not ended."""
         return {run_id: last or 0 for run_id, last in self._rows(queries.LAST_SEQUENCES)}
 
+    def request_ids(self, after: str, limit: int) -> list[tuple[str, int]]:
+        """Ids of mutations whose answers are kept, in order from behind `after` on, and when."""
+        return [
+            (row[0], row[1]) for row in self._rows(queries.REQUEST_IDS, after=after, limit=limit)
+        ]
+
     def _rows(self, query: Node, **values: Any) -> list[tuple[Any, ...]]:
         return self._store.rows(query, {**values, "tenant_id": self._tenant_id}, needs="tenant_id")
 

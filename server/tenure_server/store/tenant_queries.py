@@ -15,6 +15,7 @@ _WORKFLOW = tables.WorkflowDefinition
 _RUN = tables.WorkflowRun
 _TASK = tables.WorkflowTask
 _EVENT = tables.WorkflowExecutionLog
+_REQUEST = tables.Request
 
 _slot = statements.slot
 _TENANT = _slot("tenant_id")
@@ -140,4 +141,12 @@ EVENTS = _EVENTS_OF_RUN
 RUN_EVENTS = _EVENTS_OF_RUN.where(_EVENT.kind.in_(_RUN_EVENTS))
 LAST_SEQUENCE = _of_tenant(_EVENT, [fn.MAX(_EVENT.sequence)]).where(
     _EVENT.run_id == _slot("run_id")
+)
+
+# --- requests
+REQUEST_IDS = (
+    _of_tenant(_REQUEST, (_REQUEST.request_id, _REQUEST.at_us))
+    .where(_REQUEST.request_id > _slot("after"))
+    .order_by(_REQUEST.request_id)
+    .limit(_LIMIT)
 )

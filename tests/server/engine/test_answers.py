@@ -40,9 +40,16 @@ def answer(content: bytes = b"content", method: str = "Start") -> records.Answer
     return records.Answer(method=method, digest=content, response=b"response")
 
 
+def keep(answers: Answers, tenant_id: str, request_id: str, given: records.Answer) -> None:
+    """Keeps an answer whose commit is through."""
+    commit: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    answers.keep(tenant_id, commit, {request_id: given})
+    commit.set_result(None)
+
+
 async def test_work_under_one_id_is_done_once_by_those_who_ask_together() -> None:
     shelf = Shelf()
-    answers = Answers(shelf.read)
+    answers = Answers(shelf.read, lambda: 0, 1)
     done = 0
 
     async def work() -> bytes:
@@ -52,7 +59,7 @@ async def test_work_under_one_id_is_done_once_by_those_who_ask_together() -> Non
                 return found["r"].response
             done += 1
             await asyncio.sleep(0)
-            answers.learn("acme", "r", answer())
+            keep(answers, "acme", "r", answer())
             return b"response"
 
     assert await asyncio.gather(*(work() for _ in range(20))) == [b"response"] * 20
@@ -63,7 +70,7 @@ async def test_work_under_one_id_is_done_once_by_those_who_ask_together() -> Non
 async def test_other_content_under_a_known_id_is_refused() -> None:
     shelf = Shelf()
     shelf.stored["acme", "r"] = answer()
-    answers = Answers(shelf.read)
+    answers = Answers(shelf.read, lambda: 0, 1)
     for wrong in (request("r", b"other"), request("r", method="Cancel")):
         with pytest.raises(errors.RequestIdReused) as refused:
             async with answers.claim("acme", [wrong]):
@@ -74,7 +81,7 @@ async def test_other_content_under_a_known_id_is_refused() -> None:
 
 
 async def test_a_failed_holder_leaves_the_claim_to_the_next() -> None:
-    answers = Answers(Shelf().read)
+    answers = Answers(Shelf().read, lambda: 0, 1)
     with pytest.raises(ValueError, match="no"):
         async with answers.claim("acme", [request("r")]):
             raise ValueError("no")
@@ -85,7 +92,7 @@ async def test_a_failed_holder_leaves_the_claim_to_the_next() -> None:
 async def test_who_gives_up_waiting_holds_nothing() -> None:
     shelf = Shelf()
     shelf.open.clear()
-    answers = Answers(shelf.read)
+    answers = Answers(shelf.read, lambda: 0, 1)
 
     async def claim() -> None:
         async with answers.claim("acme", [request("r")]):
@@ -101,8 +108,8 @@ async def test_who_gives_up_waiting_holds_nothing() -> None:
 
 
 async def test_tenants_do_not_share_ids() -> None:
-    answers = Answers(Shelf().read)
-    answers.learn("acme", "r", answer())
+    answers = Answers(Shelf().read, lambda: 0, 1)
+    keep(answers, "acme", "r", answer())
     async with (
         answers.claim("acme", [request("r")]) as mine,
         answers.claim("other", [request("r", b"other")]) as theirs,
@@ -113,7 +120,7 @@ async def test_tenants_do_not_share_ids() -> None:
 async def test_look_ups_that_arrive_together_share_a_read() -> None:
     shelf = Shelf()
     shelf.open.clear()
-    answers = Answers(shelf.read)
+    answers = Answers(shelf.read, lambda: 0, 1)
 
     async def claim(name: str) -> None:
         async with answers.claim("acme", [request(name), request(name + "-too"), None]):
@@ -129,7 +136,7 @@ async def test_look_ups_that_arrive_together_share_a_read() -> None:
 
 
 async def test_batches_that_share_ids_in_any_order_do_not_wait_for_each_other() -> None:
-    answers = Answers(Shelf().read)
+    answers = Answers(Shelf().read, lambda: 0, 1)
 
     async def claim(*names: str) -> None:
         async with answers.claim("acme", [request(name) for name in names]):
@@ -141,7 +148,7 @@ async def test_batches_that_share_ids_in_any_order_do_not_wait_for_each_other() 
 
 async def test_a_broken_read_reaches_everyone_who_waits_and_is_over() -> None:
     shelf = Shelf()
-    answers = Answers(shelf.read)
+    answers = Answers(shelf.read, lambda: 0, 1)
     shelf.broken = True
     for _ in range(2):
         with pytest.raises(OSError, match="shelf"):
@@ -154,6 +161,6 @@ async def test_a_broken_read_reaches_everyone_who_waits_and_is_over() -> None:
 
 async def test_requests_without_an_id_ask_nobody() -> None:
     shelf = Shelf()
-    async with Answers(shelf.read).claim("acme", [None, request("")]) as found:
+    async with Answers(shelf.read, lambda: 0, 1).claim("acme", [None, request("")]) as found:
         assert found == {}
     assert not shelf.reads

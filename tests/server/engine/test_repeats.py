@@ -26,10 +26,6 @@ async def test_a_start_is_repeated_while_the_first_one_is_under_way(house: House
     assert len({await first, *[await one for one in others]}) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the claim ends with its caller, before the commit: the repeat writes the id twice",
-)
 async def test_a_start_is_repeated_after_its_caller_gave_up_before_the_commit(
     house: House,
 ) -> None:
@@ -49,7 +45,6 @@ async def test_a_start_is_repeated_after_its_caller_gave_up_before_the_commit(
     assert len(house.engine._floor.desks[TENANT].runs) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the quota is asked before the answer is looked up")
 async def test_a_start_can_be_repeated_when_the_tenant_may_start_no_more(house: House) -> None:
     await house.register(task("a"))
     house.engine.settings = replace(house.engine.settings, open_runs_max=1)

@@ -113,7 +113,6 @@ async def test_watchers_are_told_when_the_coordinator_cannot_follow(house: House
     await again.aclose()  # type: ignore[attr-defined]
 
 
-@pytest.mark.xfail(strict=True, reason="the last event lies before the number that was asked for")
 async def test_a_watch_from_beyond_the_last_event_ends_with_the_run(house: House) -> None:
     await house.register(task("a"))
     run_id = await house.start()

@@ -50,6 +50,7 @@ CALLS: dict[str, list[Call]] = {
     "last_sequence": [lambda r: r.last_sequence(RUN), lambda r: r.last_sequence(FOREIGN)],
     "open_runs": [lambda r: r.open_runs()],
     "open_tasks": [lambda r: list(r.open_tasks())],
+    "request_ids": [lambda r: r.request_ids("", 100)],
     "last_sequences": [lambda r: r.last_sequences()],
 }
 
@@ -65,6 +66,7 @@ def answers(store: Store) -> Callable[[str, Call], Any]:
     more: dict[str, Any] = {
         "tasks": [world.task_row(RUN, 1, OTHER, output=b"bolt", output_type="")],
         "events": [world.event_row(RUN, 2, OTHER, message=OTHER)],
+        "requests": [world.request_row("r-other", OTHER)],
     }
     store.writer().commit(world.changes(tenant_id=OTHER, **more))
 
@@ -82,6 +84,7 @@ def _rows(tenant_id: str, run_id: str) -> Any:
         runs=[world.run_row(run_id, tenant_id, reason=tenant_id)],
         tasks=[world.task_row(run_id, 0, tenant_id, agent=tenant_id, **marked)],
         events=[world.event_row(run_id, 1, tenant_id, message=tenant_id)],
+        requests=[world.request_row(f"r-{tenant_id}-{run_id}", tenant_id)],
     )
 
 
