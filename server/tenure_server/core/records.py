@@ -181,6 +181,8 @@ class StartRun:
     priority: int = 0
     labels: dict[str, str]
     request: Request | None = None
+    #: What the input is called in the call, for refusals.
+    input_path: str = "input"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,11 @@ from tenure_server.store.acts import Acts
 
 def check_payloads(starts: Sequence[records.StartRun]) -> None:
     """Raises FieldsInvalid for inputs that are too large or do not parse."""
-    violations = []
-    for number, start in enumerate(starts):
-        if start.input is not None and (problem := payload_problem(start.input)):
-            field = "input" if len(starts) == 1 else f"requests[{number}].input"
-            violations.append((field, problem))
+    violations = [
+        (start.input_path, problem)
+        for start in starts
+        if start.input is not None and (problem := payload_problem(start.input))
+    ]
     if violations:
         raise errors.FieldsInvalid(violations)
 

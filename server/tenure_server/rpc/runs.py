@@ -243,6 +243,7 @@ def _start(message: runs_pb2.StartRunRequest, path: str) -> records.StartRun:
         priority=message.priority,
         labels=dict(message.labels),
         request=repeatable(message, START_METHOD),
+        input_path=path,
     )
 
 
