@@ -216,5 +216,5 @@ async def _twin(installation: Installation) -> Agent:
 
 def _spooled(agent: Agent) -> list[Path]:
     """The results in the agent's spool."""
-    found = agent.folder.joinpath("spool").rglob("*")
+    found = agent.folder.joinpath("spool").rglob("*.spool")
     return [path for path in found if path.stat().st_size > SPOOL_HEADER_BYTES]

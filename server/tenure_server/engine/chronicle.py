@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -28,18 +28,31 @@ _TROUBLE = {
 LEVELS: dict[int, int] = {int(kind): level for kind, level in (_RUN_LEVELS | _TROUBLE).items()}
 SENTENCES = {int(kind): kind.name.lower().replace("_", " ") for kind in EventKind}
 
+#: Level, sentence, and what it is about.
+Line = tuple[int, str, dict[str, object]]
+
 log = structlog.get_logger()
 
 
-def tell(changes: Changes, desks: Mapping[str, Desk]) -> None:
-    """Writes a line for each event that is worth one at the level that is set."""
-    # Bound once: the lazy proxy would build a logger for each line.
-    bound = log.bind()
-    rest = logging.DEBUG if bound.is_enabled_for(logging.DEBUG) else 0
+def lines(changes: Changes, desks: Mapping[str, Desk]) -> list[Line]:
+    """Gives a line for each event that is worth one at the level that is set.
+
+    To be asked while the desks still have the runs of the changes: by the time of the commit, some
+    may have ended.
+    """
+    every = log.is_enabled_for(logging.DEBUG)
+    found = []
     for row in changes.events:
-        level = LEVELS.get(row[4], rest)
+        level = LEVELS.get(row[4], logging.DEBUG if every else 0)
         if level:
-            bound.log(level, SENTENCES[row[4]], **_fields(row, changes, desks))
+            found.append((level, SENTENCES[row[4]], _fields(row, changes, desks)))
+    return found
+
+
+def tell(told: Iterable[Line]) -> None:
+    """Writes lines."""
+    for level, sentence, fields in told:
+        log.log(level, sentence, **fields)
 
 
 def _fields(row: Row, changes: Changes, desks: Mapping[str, Desk]) -> dict[str, object]:

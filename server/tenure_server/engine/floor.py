@@ -233,11 +233,13 @@ class Floor:
         abandons, self._abandons = self._abandons, []
         for session in owing:
             effects.append(_delivery(session))
-        return Batch(self.journal.seal(), effects, abandons)
+        changes = self.journal.seal()
+        if told := chronicle.lines(changes, self.desks):
+            effects.append(lambda: chronicle.tell(told))
+        return Batch(changes, effects, abandons)
 
     def _committed(self, batch: Batch) -> None:
         self.watchers.publish(batch.changes.events)
-        chronicle.tell(batch.changes, self.desks)
 
     def _set_alarm(self, desks: Iterable[Desk]) -> None:
         due_us = min((due for desk in desks if (due := desk.next_due_us())), default=None)
