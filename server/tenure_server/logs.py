@@ -6,9 +6,10 @@ What libraries write through `logging` takes the same road.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
@@ -21,7 +22,7 @@ _LIBRARY_LEVELS = {"grpc": logging.ERROR, "asyncio": logging.WARNING, "peewee": 
 
 def configure(form: Literal["json", "console"], level: str, stream: TextIO | None = None) -> None:
     """Sets up logging for the whole process. Call it once, before the first line."""
-    out = sys.stderr if stream is None else stream
+    out = _Enduring(sys.stderr if stream is None else stream)
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -44,14 +45,39 @@ def configure(form: Literal["json", "console"], level: str, stream: TextIO | Non
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", out)),
         cache_logger_on_first_use=False,
     )
     _route_libraries(out, number, shared, renderers)
 
 
+class _Enduring:
+    """A stream that loses lines when nobody can take them: a full disk or a reader that went.
+
+    Lines are written between a commit and its answer; a fault there must not keep the answer back.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes what can be written."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes what can be flushed."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether people read it."""
+        return self._stream.isatty()
+
+
 def _route_libraries(
-    out: TextIO, number: int, shared: list[Processor], renderers: list[Processor]
+    out: _Enduring, number: int, shared: list[Processor], renderers: list[Processor]
 ) -> None:
     handler = logging.StreamHandler(out)
     handler.setFormatter(

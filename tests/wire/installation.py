@@ -57,6 +57,8 @@ class Process:
         self.folder = folder
         self.log_file = folder / f"{name}.log"
         self.ready_file = folder / f"{name}.ready"
+        #: Where it writes its log, when not into the file.
+        self.output: int | None = None
         self._module = module
         self._child: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
@@ -76,7 +78,7 @@ class Process:
             [sys.executable, "-m", self._module, *arguments],
             stdin=subprocess.PIPE,
             stdout=self._log,
-            stderr=self._log,
+            stderr=self._log if self.output is None else self.output,
             env={**os.environ, **(environment or {})},
             cwd=self.folder,
         )

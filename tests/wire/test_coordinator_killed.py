@@ -14,7 +14,7 @@ from tenure.v1 import runs_pb2, workflows_pb2
 from tenure_client.builder import Workflow
 from tenure_client.client import Client
 
-KILLS = 3
+KILLS = 2
 RUNS_PER_KILL = 20
 WIDTH = 4
 TENANT_LEASES_MAX = 5

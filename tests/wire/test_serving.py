@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ipaddress
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,23 @@ async def test_a_coordinator_drains_when_its_standard_input_ends(install: Instal
     child.stdin.close()
     assert await installation.coordinator.ended() == 0
     assert installation.coordinator.logged("stopped")
+
+
+async def test_a_coordinator_whose_log_nobody_reads_any_more_goes_on(install: Install) -> None:
+    """Lines are lost, answers are not."""
+    installation = install()
+    coordinator = installation.coordinator
+    coordinator.kill()
+    reading, coordinator.output = os.pipe()
+    await asyncio.to_thread(coordinator.start)
+    os.close(coordinator.output)
+    os.close(reading)
+    async with installation.client() as client:
+        await client.register_workflow(one_task())
+        run_id = (await client.start_run("one")).run_id
+        assert await client.cancel_run(run_id) == runs_pb2.RUN_STATE_CANCELLED
+    coordinator.terminate()
+    assert await coordinator.ended() == 0
 
 
 async def test_watching_goes_on_where_it_broke_off(house: Installation) -> None:
