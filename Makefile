@@ -59,17 +59,18 @@ run: setup  ## Run a real workflow from beginning to end
 	printf '%s\n' '' \
 	    "The report it wrote:  $$folder/report.html" '' \
 	    'Next:' \
-	    '  . $(BIN)/activate                            the commands tenure, tenure-agent, tenure-server' \
-	    '  tenure dev run examples/mandelbrot/workflow.yaml   another one, with checkpoints' \
-	    '  tenure dev                                      coordinator and agent, until Ctrl-C' \
-	    '  README.md                                       a first workflow of your own in five minutes'
+	    '  . $(BIN)/activate                                  puts tenure, tenure-agent, tenure-server on PATH' \
+	    '  tenure dev run examples/mandelbrot/workflow.yaml      another example, with checkpoints' \
+	    '  tenure dev                                            coordinator and agent, until Ctrl-C' \
+	    '  README.md                                             a first workflow of your own in five minutes'
 
 examples: setup  ## Run every example
 	@for file in examples/log-report examples/mandelbrot; do \
 	    echo "== $$file"; tenure dev run $$file/workflow.yaml; done
 
+# Two at a time: much of a test's time is that of processes that start.
 test: setup  ## Run all tests; say what was skipped and why
-	@pytest $(PYTEST_ARGS)
+	@pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: setup  ## Check style, types, import contracts and the contract's compatibility
 	ruff check
