@@ -28,6 +28,8 @@ class Comeback:
     lease_seconds: float
     agent_seconds: float
     open_tasks: int
+    #: Results that a caller had been told of, and that the record has not.
+    lost_results: int
 
 
 async def measure(plan: Plan) -> list[Figure]:
@@ -35,6 +37,13 @@ async def measure(plan: Plan) -> list[Figure]:
     comebacks = [await _round(plan) for _ in range(plan.rounds)]
     return [
         median(NAME, "open tasks", [it.open_tasks for it in comebacks], "tasks"),
+        median(
+            NAME,
+            "results told of and lost",
+            [max(it.lost_results for it in comebacks)],
+            "tasks",
+            at_most(0),
+        ),
         median(NAME, "until serving", [it.serving_seconds for it in comebacks], "s"),
         median(
             NAME,
@@ -55,29 +64,30 @@ async def _round(plan: Plan) -> Comeback:
             workflow = await load.register(definition)
             run_ids = await load.start_batch(workflow, RUNS)
             # Half of the first run: some tasks are done, some leased, most wait.
-            succeeded = 0
-            while succeeded < len(definition.tasks) // 2:
+            told = 0
+            while told < len(definition.tasks) // 2:
                 await asyncio.sleep(_LOOK_SECONDS)
-                succeeded = (await load.run(run_ids[0])).tasks.succeeded
+                told = (await load.run(run_ids[0])).tasks.succeeded
         house.coordinator.kill()
         begin_unix, begin = time.time(), time.perf_counter()
         house.spawn_coordinator()
         serving, leased = await _back(house, begin)
         async with house.load() as load:
             await load.all_ended(run_ids)
-            done_before = 0
+            done_before = []
             first_results = []
             async for record in load.verify_all(definition, run_ids, interrupted=True):
                 times = record.success_times(agent=AGENT)
                 later = [moment for moment in times if moment > begin_unix]
-                done_before += len(times) - len(later)
+                done_before.append(len(times) - len(later))
                 first_results.extend(later[:1])
         await house.stop()
     return Comeback(
         serving_seconds=serving,
         lease_seconds=leased,
         agent_seconds=min(first_results) - begin_unix,
-        open_tasks=RUNS * len(definition.tasks) - done_before,
+        open_tasks=RUNS * len(definition.tasks) - sum(done_before),
+        lost_results=max(0, told - done_before[0]),
     )
 
 
