@@ -78,7 +78,7 @@ class Desk:
         """How many tasks the open runs have, those that ended included."""
         return self._consequences.open_tasks
 
-    # -- runs -----------------------------------------------------------------------------------
+    # -- runs
 
     def open_run(self, run: LiveRun, now_us: int) -> None:
         """Takes a new run: writes it down and readies the tasks that depend on nothing."""
@@ -156,7 +156,7 @@ class Desk:
             run.log(journal, EventKind.RUN_CANCELLING, now_us, run.reason)
         self._consequences.close_if_done(run, now_us)
 
-    # -- leases ---------------------------------------------------------------------------------
+    # -- leases
 
     @property
     def has_room(self) -> bool:
@@ -302,7 +302,7 @@ class Desk:
             facts.attempt += 1
         return self._consequences.apply(run, index, facts, end, now_us)
 
-    # -- time -----------------------------------------------------------------------------------
+    # -- time
 
     def next_due_us(self) -> int | None:
         """When `pass_time` next has something to do, or None."""
@@ -340,7 +340,7 @@ class Desk:
                 run.move(index, TaskState.READY)
                 self.ready.add(run, index)
 
-    # -- leases that end from this side ------------------------------------------------------------
+    # -- leases that end from this side
 
     def _lose(self, lease: Lease, now_us: int) -> None:
         self._release(lease)
@@ -360,7 +360,7 @@ class Desk:
         self._consequences.fail(run, index, facts, failure, now_us)
         self.ended.append((lease, "the attempt's time is up"))
 
-    # -- bookkeeping ----------------------------------------------------------------------------
+    # -- bookkeeping
 
     def _adopt(self, run: LiveRun) -> None:
         self.runs[run.run_id] = run

@@ -113,7 +113,7 @@ class LiveRun:
         self.outputs: dict[int, Payload] = {}
         self._waiters: dict[int, int] = {}
 
-    # -- where things stand ---------------------------------------------------------------------
+    # -- where things stand
 
     @property
     def open_tasks(self) -> int:
@@ -152,7 +152,7 @@ class LiveRun:
         outputs = self.outputs
         return {keys[up]: outputs[up] for up in self.graph.upstream[index] if up in outputs}
 
-    # -- changes --------------------------------------------------------------------------------
+    # -- changes
 
     def move(self, index: int, state: TaskState) -> None:
         """Puts a task into a state and keeps the tallies."""
@@ -227,7 +227,7 @@ class LiveRun:
         for index, output in outputs.items():
             self.keep_output(index, output)
 
-    # -- rows -----------------------------------------------------------------------------------
+    # -- rows
 
     def row(self) -> Row:
         """The run's row, see `journal.RUN_COLUMNS`."""

@@ -25,7 +25,7 @@ class Dispatch:
         self._left: dict[AgentKey, AgentSession] = {}
         self._turn = 0
 
-    # -- who is there -----------------------------------------------------------------------------
+    # -- who is there
 
     def slots_of(self, holder: str, name: str) -> AgentSlots:
         """The slots of an agent, known or not."""
@@ -97,7 +97,7 @@ class Dispatch:
                     agents.append(_record(session, tenant_id, on_line=on_line))
         return sorted(agents, key=lambda agent: (agent.name, agent.agent_id))
 
-    # -- who gets what ----------------------------------------------------------------------------
+    # -- who gets what
 
     def grant(self, desks: Mapping[str, Desk], now_us: int) -> Iterable[AgentSession]:
         """Grants what can be granted now, and gives the sessions that have new leases pending."""

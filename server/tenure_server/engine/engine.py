@@ -8,24 +8,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from tenure_server.core import errors, ids, records
+from tenure_server.core import errors, records
 from tenure_server.core.definition import WorkflowDefinition
-from tenure_server.core.leases import AgentSlots, Lease
-from tenure_server.core.lifecycle import RunState, Verdict
-from tenure_server.engine import judge, starting
+from tenure_server.core.lifecycle import RunState
+from tenure_server.engine import starting
 from tenure_server.engine.answers import Answers
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.registry import KnownWorkflow, Registry
-from tenure_server.engine.sessions import (
-    AgentSession,
-    Hello,
-    LeaseStanding,
-    Outcome,
-    Renewal,
-    Report,
-)
+from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
 from tenure_server.engine.watch import follow
+from tenure_server.engine.work import Work
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.reads import Reads, TenantReads
@@ -56,9 +49,13 @@ class Engine:
             store,
             settings,
             clock,
-            judge=self._judge_and_tell,
+            judge=self._judge,
             opened=self._opened,
             closed=self._closed,
+        )
+        #: What agents may ask.
+        self.work = Work(
+            self._floor, store, read=self.read, workflow_by_digest=self.workflow_by_digest
         )
 
     async def start(self) -> None:
@@ -93,7 +90,6 @@ class Engine:
         self._floor.check_seat(tenant_id)
 
     # -- keys and cold changes
-    # ----------------------------------------------------------------------
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs work on a read-only connection in a reader thread."""
@@ -168,7 +164,6 @@ class Engine:
                 await self._floor.take_seats()
 
     # -- workflows
-    # ----------------------------------------------------------------------------------
 
     async def known_workflow(self, tenant_id: str, name: str, version: int) -> KnownWorkflow:
         """A registered version, the newest for 0. Raises NotFound."""
@@ -224,7 +219,6 @@ class Engine:
         return known.record, created
 
     # -- runs
-    # ---------------------------------------------------------------------------------------
 
     async def start_runs(
         self, origin: records.Origin, starts: Sequence[records.StartRun]
@@ -313,88 +307,10 @@ class Engine:
             decided_here=lambda: tenant_id in self._floor.desks,
         )
 
-    # -- the agents' protocol
-    # -------------------------------------------------------------------------
-
-    def agents(self, tenant_id: str) -> list[records.Agent]:
-        """The agents of a tenant, by name."""
-        return self._floor.dispatch.list(tenant_id)
-
-    def open_session(
-        self, key: records.ApiKey, tenant_ids: Sequence[str], hello: Hello
-    ) -> AgentSession:
-        """Takes an agent on the line. Raises SeatElsewhere, Stopping, StoreUnavailable."""
-        for tenant_id in tenant_ids:
-            self._floor.check_seat(tenant_id)
-        dispatch = self._floor.dispatch
-        agent = dispatch.slots_of(key.api_key_id, hello.agent)
-        known = dispatch.known_session(key.api_key_id, hello.agent)
-        random = os.urandom(ids.RANDOM_BYTES)
-        agent_id = known.agent_id if known else ids.new_id(tenant_ids[0], self.now_us(), random)
-        session = AgentSession(self._floor, key, tenant_ids, hello, agent, agent_id)
-        dispatch.join(session)
-        for ref in hello.held:
-            session.renew(Renewal(ref))
-        return session
-
-    async def lease_tasks(
-        self,
-        key: records.ApiKey,
-        tenant_ids: Sequence[str],
-        *,
-        agent: str,
-        kinds: frozenset[str],
-        max_leases: int,
-        wait_us: int,
-    ) -> list[Lease]:
-        """Grants leases without a stream; they count as accepted. Waits for the first one."""
-        session = self._voice(key, tenant_ids, agent=agent, kinds=kinds, slots=max_leases)
-        self._floor.dispatch.call(session)
-        session.add_credits(max_leases)
-        try:
-            outbound = None
-            if wait_us:
-                outbound = await session.outbound_within(wait_us / 1e6)
-            else:
-                await self._floor.flushed()
-            # A lease may have been granted in the very moment the wait was over.
-            session.drain()
-            await self._floor.flushed()
-            session.close()
-            outbound = outbound or await session.outbound()
-            if session.ended is not None:
-                raise session.ended
-            leases = [] if outbound is None else outbound.leases
-            for lease in leases:
-                self._floor.desk(lease.run.tenant_id).accept(lease)
-            return leases
-        finally:
-            session.close()
-
-    async def renew_leases(
-        self, key: records.ApiKey, tenant_ids: Sequence[str], renewals: Sequence[Renewal]
-    ) -> list[LeaseStanding]:
-        """Renews leases and says how each stands, after the commit of their checkpoints."""
-        session = self._voice(key, tenant_ids)
-        standings = [session.standing_after(renewal) for renewal in renewals]
-        await self._floor.flushed()
-        return standings
-
-    async def settle_tasks(
-        self, key: records.ApiKey, tenant_ids: Sequence[str], results: Sequence[Report]
-    ) -> list[Outcome]:
-        """Takes results and says what became of each, after the commit."""
-        session = self._voice(key, tenant_ids)
-        verdicts = [session.verdict_on(*report.ref, report.end) for report in results]
-        await self._floor.flushed()
-        outcomes = []
-        for report, verdict in zip(results, verdicts, strict=True):
-            judged = verdict or await self._judge(session, report)
-            outcomes.append((*report.ref[:3], judged))
-        return outcomes
-
     # -- parts
-    # --------------------------------------------------------------------------------------
+
+    async def _judge(self, session: AgentSession, report: Report) -> None:
+        await self.work.judge_and_tell(session, report)
 
     def _opened(self, tenant_id: str) -> None:
         """A desk was opened: its request ids are read, and until then each is looked up."""
@@ -413,50 +329,6 @@ class Engine:
     def _closed(self, tenant_id: str) -> None:
         self._registry.forget_tenant(tenant_id)
         self._answers.close(tenant_id)
-
-    def _voice(
-        self,
-        key: records.ApiKey,
-        tenant_ids: Sequence[str],
-        *,
-        agent: str = "",
-        kinds: frozenset[str] = frozenset(),
-        slots: int = 1,
-    ) -> AgentSession:
-        """A session for one unary call, with slots of its own."""
-        for tenant_id in tenant_ids:
-            self._floor.check_seat(tenant_id)
-        hello = Hello(agent=agent, instance="", kinds=kinds, slots=slots)
-        own = AgentSlots(agent, key.api_key_id, kinds, slots)
-        return AgentSession(self._floor, key, tenant_ids, hello, own, "")
-
-    async def _judge_and_tell(self, session: AgentSession, report: Report) -> None:
-        try:
-            await self._floor.flushed()
-        except errors.StoreUnavailable:
-            return  # the session has ended with it, and the agent will report again
-        verdict = await self._judge(session, report)
-        session.pending.outcomes.append((*report.ref[:3], verdict))
-        self._floor.owe(session)
-
-    async def _judge(self, session: AgentSession, report: Report) -> Verdict:
-        """Asks the store about a result whose task or run has ended."""
-        run_id = report.ref[0]
-        for tenant_id in session.tenant_ids:
-            if ids.belongs(run_id, tenant_id):
-                run = await self.read(TenantReads(self._store, tenant_id).run, run_id)
-                if run is not None:
-                    return await self._judge_in(run, session.key.api_key_id, report)
-        return Verdict.UNKNOWN
-
-    async def _judge_in(self, run: records.Run, holder: str, report: Report) -> Verdict:
-        run_id, task_key, term, token = report.ref
-        known = await self.workflow_by_digest(run.tenant_id, run.workflow_digest)
-        index = known.graph.index.get(task_key)
-        if index is None:
-            return Verdict.UNKNOWN
-        task = await self.read(TenantReads(self._store, run.tenant_id).task, run_id, index)
-        return judge.verdict_on(run, task, term=term, token=token, end=report.end, holder=holder)
 
     async def _state_of_ended(self, tenant_id: str, run_id: str) -> RunState:
         await self._floor.flushed()

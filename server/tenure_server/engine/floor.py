@@ -75,7 +75,7 @@ class Floor:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_us = 0
 
-    # -- life -----------------------------------------------------------------------------------
+    # -- life
 
     async def start(self) -> None:
         """Takes the free seats and reads their open work back."""
@@ -147,7 +147,6 @@ class Floor:
                 self.stir(desk)
 
     # -- what sessions need (sessions.Host)
-    # ---------------------------------------------------------
 
     def now_us(self) -> int:
         """The time, in microseconds since the Unix epoch."""
@@ -214,7 +213,7 @@ class Floor:
         except (StoreFailed, StoreConflict, SeatLost) as error:
             raise _unavailable(error) from error
 
-    # -- the turn -------------------------------------------------------------------------------
+    # -- the turn
 
     def _seal(self) -> Batch:
         now_us = self.now_us()
@@ -262,7 +261,6 @@ class Floor:
         self._set_alarm(self.desks.values())
 
     # -- when a commit fails
-    # ------------------------------------------------------------------------
 
     def _failed(self, error: BaseException) -> None:
         """Throws memory away and reads it back: what the store has is the truth."""

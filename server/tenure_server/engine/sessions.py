@@ -127,7 +127,7 @@ class AgentSession:
         self._wake = asyncio.Event()
         self._over = False
 
-    # -- what the agent says ----------------------------------------------------------------------
+    # -- what the agent says
 
     def add_credits(self, more: int) -> None:
         """Allows that many more leases to be sent."""
@@ -195,7 +195,7 @@ class AgentSession:
         self.draining = True
         self.agent.credits = 0
 
-    # -- what the agent is told -------------------------------------------------------------------
+    # -- what the agent is told
 
     async def outbound(self) -> Outbound | None:
         """Waits for what is due. None: the session is over, and `ended` may say why."""

@@ -41,7 +41,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         said = aiter(request_iterator)
         first = await _first(said)
         tenant_ids = tuple(sorted(first.hello.tenant_ids)) or caller.tenant_ids
-        session = self._engine.open_session(caller.key, tenant_ids, frames.hello(first.hello))
+        session = self._engine.work.open_session(caller.key, tenant_ids, frames.hello(first.hello))
         structlog.contextvars.bind_contextvars(agent=first.hello.agent)
         log.info("agent came", agent_id=session.agent_id, slots=first.hello.slots)
         stream = _Stream(session)
@@ -67,7 +67,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         """Takes leases without a stream."""
         caller = access.caller()
         wait_us = convert.duration_us(request.wait, "wait") if request.HasField("wait") else 0
-        leases = await self._engine.lease_tasks(
+        leases = await self._engine.work.lease_tasks(
             caller.key,
             caller.tenant_ids,
             agent=request.agent,
@@ -88,7 +88,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
     ) -> agents_pb2.RenewLeasesResponse:
         """Renews leases without a stream."""
         caller = access.caller()
-        standings = await self._engine.renew_leases(
+        standings = await self._engine.work.renew_leases(
             caller.key, caller.tenant_ids, frames.renewals(request.renewals)
         )
         response = agents_pb2.RenewLeasesResponse(lease_duration=self._lease_duration())
@@ -100,7 +100,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
     ) -> agents_pb2.SettleTasksResponse:
         """Takes results without a stream."""
         caller = access.caller()
-        outcomes = await self._engine.settle_tasks(
+        outcomes = await self._engine.work.settle_tasks(
             caller.key, caller.tenant_ids, frames.reports(request.results)
         )
         response = agents_pb2.SettleTasksResponse()
@@ -117,7 +117,8 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         # Who is on the line is known to the holder of the tenant's seat only.
         self._engine.check_seat(caller.tenant_id)
         found = sorted(
-            self._engine.agents(caller.tenant_id), key=lambda agent: (agent.name, agent.agent_id)
+            self._engine.work.agents(caller.tenant_id),
+            key=lambda agent: (agent.name, agent.agent_id),
         )
         if cursor is not None:
             after = (cursor[0], cursor[1])
@@ -148,7 +149,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         """Gives back what would make an answer too large; no attempt is consumed."""
         refs = [(lease.run.run_id, lease.task.key, lease.term, lease.token) for lease in leases]
         reports = [Report(ref, STOPPED) for ref in refs]
-        await self._engine.settle_tasks(caller.key, caller.tenant_ids, reports)
+        await self._engine.work.settle_tasks(caller.key, caller.tenant_ids, reports)
 
 
 class _Stream:

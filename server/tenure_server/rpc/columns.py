@@ -111,7 +111,7 @@ def _check_on_values(rules: Any) -> Callable[[Sequence[Any]], bool] | None:
     return None
 
 
-# -- checks on the values of a column --------------------------------------------------------------
+# -- checks on the values of a column
 
 
 def _within(low: float | None, high: float | None) -> Callable[[Sequence[Any]], bool]:
@@ -137,7 +137,7 @@ def _uuids(values: Sequence[Any]) -> bool:
     return all(_UUID.fullmatch(value) for value in set(values))
 
 
-# -- checks on a batch of messages -----------------------------------------------------------------
+# -- checks on a batch of messages
 
 
 def _never(messages: Sequence[Any]) -> bool:

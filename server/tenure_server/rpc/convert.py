@@ -37,7 +37,7 @@ _WHOLE_MAX = 2**53
 _NO_FAILURE = Failure("")
 
 
-# -- times ----------------------------------------------------------------------------------------
+# -- times
 
 
 def timestamp(at_us: int) -> Timestamp:
@@ -66,7 +66,7 @@ def duration_us(message: Duration, path: str) -> int:
     return message.seconds * SECOND_US + message.nanos // 1000
 
 
-# -- payloads -------------------------------------------------------------------------------------
+# -- payloads
 
 
 def payload(message: payload_pb2.Payload, path: str) -> Payload | None:
@@ -137,7 +137,7 @@ def _plain(value: Value, path: str) -> Any:
             raise errors.FieldsInvalid([(path, "has no kind")])
 
 
-# -- definitions ----------------------------------------------------------------------------------
+# -- definitions
 
 
 def definition(message: workflows_pb2.WorkflowDefinition) -> WorkflowDefinition:
@@ -242,7 +242,7 @@ def workflow_message(
     return message
 
 
-# -- tenants and keys -----------------------------------------------------------------------------
+# -- tenants and keys
 
 
 def tenant_message(value: records.Tenant) -> tenants_pb2.Tenant:
@@ -274,7 +274,7 @@ def api_key_message(
     return message
 
 
-# -- runs -----------------------------------------------------------------------------------------
+# -- runs
 
 
 def run_message(

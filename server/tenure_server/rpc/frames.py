@@ -40,7 +40,7 @@ Outcomes = RepeatedCompositeFieldContainer[agents_pb2.Outcome]
 Standings = RepeatedCompositeFieldContainer[agents_pb2.LeaseStanding]
 
 
-# -- what agents say ------------------------------------------------------------------------------
+# -- what agents say
 
 
 def hello(message: agents_pb2.Hello) -> Hello:
@@ -129,7 +129,7 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
-# -- what agents are told -------------------------------------------------------------------------
+# -- what agents are told
 
 
 def frames(outbound: Outbound) -> Iterator[agents_pb2.WorkResponse]:

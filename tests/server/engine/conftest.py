@@ -168,7 +168,7 @@ class House:
     ) -> AgentSession:
         """Puts an agent on the line."""
         words = {"instance": "instance-1", "kinds": KINDS, **hello}
-        return self.engine.open_session(
+        return self.engine.work.open_session(
             self.keys[key], [TENANT], Hello(agent=name, slots=slots, **words)
         )
 

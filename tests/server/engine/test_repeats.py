@@ -94,7 +94,7 @@ async def test_an_unary_call_gives_all_that_was_granted_to_it(house: House) -> N
     await house.register(task("a"))
     engine: Engine = house.engine
     waiting = asyncio.create_task(
-        engine.lease_tasks(
+        engine.work.lease_tasks(
             house.keys["one"],
             [TENANT],
             agent="curl",

@@ -23,6 +23,11 @@ def words_of(lease: Lease) -> Words:
     return lease.run.run_id, lease.task.key, lease.term, lease.token
 
 
+def presences(house: House) -> list[AgentPresence]:
+    """Who of the tenant's agents is on the line."""
+    return [agent.presence for agent in house.engine.work.agents(TENANT)]
+
+
 async def leased(session: AgentSession, count: int) -> list[Lease]:
     """Waits for so many leases."""
     leases: list[Lease] = []
@@ -113,9 +118,9 @@ async def test_the_same_process_comes_back_without_a_word(house: House) -> None:
     assert old.ended is None
     assert new.agent_id == old.agent_id
     old.close()
-    assert [one.presence for one in house.engine.agents(TENANT)] == [AgentPresence.CONNECTED]
+    assert presences(house) == [AgentPresence.CONNECTED]
     new.close()
-    assert [one.presence for one in house.engine.agents(TENANT)] == [AgentPresence.DISCONNECTED]
+    assert presences(house) == [AgentPresence.DISCONNECTED]
 
 
 async def test_leases_are_resumed_on_a_new_stream(house: House) -> None:
@@ -222,7 +227,7 @@ async def test_an_agent_that_drains_gets_nothing_more(house: House) -> None:
     await many(house)
     await house.engine._floor.flushed()
     assert not session.agent.leases
-    assert [one.presence for one in house.engine.agents(TENANT)] == [AgentPresence.DRAINING]
+    assert presences(house) == [AgentPresence.DRAINING]
 
 
 async def test_a_coordinator_that_stops_tells_its_agents(house: House) -> None:
@@ -241,7 +246,7 @@ async def test_a_coordinator_that_stops_tells_its_agents(house: House) -> None:
 
 async def take(house: House, count: int = 10, *, wait_us: int = 0) -> list[Lease]:
     """Asks for leases in a unary call."""
-    return await house.engine.lease_tasks(
+    return await house.engine.work.lease_tasks(
         house.keys["one"], [TENANT], agent="curl", kinds=KINDS, max_leases=count, wait_us=wait_us
     )
 
@@ -253,7 +258,7 @@ async def test_leases_without_a_stream_count_as_accepted(house: House) -> None:
     await house.pass_time(ACCEPT_US)
     key = house.keys["one"]
     results = [Report(words_of(one), Success()) for one in leases]
-    outcomes = await house.engine.settle_tasks(key, [TENANT], [*results, results[0]])
+    outcomes = await house.engine.work.settle_tasks(key, [TENANT], [*results, results[0]])
     assert [one[3] for one in outcomes] == [
         Verdict.APPLIED, Verdict.APPLIED, Verdict.ALREADY_APPLIED,
     ]  # fmt: skip
@@ -316,10 +321,10 @@ async def test_leases_are_renewed_without_a_stream(house: House) -> None:
     forged = (*words_of(lease)[:3], b"guessed")
     for _ in range(3):
         await house.pass_time(LEASE_US - 1)
-        standings = await house.engine.renew_leases(
+        standings = await house.engine.work.renew_leases(
             key, [TENANT], [Renewal(words_of(lease)), Renewal(forged)]
         )
         assert [one[3] for one in standings] == [Standing.HELD, Standing.LOST]
     await house.pass_time(LEASE_US)
-    [standing] = await house.engine.renew_leases(key, [TENANT], [Renewal(words_of(lease))])
+    [standing] = await house.engine.work.renew_leases(key, [TENANT], [Renewal(words_of(lease))])
     assert standing[3] is Standing.LOST

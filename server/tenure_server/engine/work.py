@@ -1,0 +1,165 @@
+"""The agents' protocol: sessions on a stream, and single calls through the same desks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from tenure_server.core import errors, ids, records
+from tenure_server.core.leases import AgentSlots, Lease
+from tenure_server.core.lifecycle import Verdict
+from tenure_server.engine import judge
+from tenure_server.engine.floor import Floor
+from tenure_server.engine.registry import KnownWorkflow
+from tenure_server.engine.sessions import (
+    AgentSession,
+    Hello,
+    LeaseStanding,
+    Outcome,
+    Renewal,
+    Report,
+)
+from tenure_server.store.database import Store
+from tenure_server.store.reads import TenantReads
+
+
+class Work:
+    """What agents may ask. Answers after the commit."""
+
+    def __init__(
+        self,
+        floor: Floor,
+        store: Store,
+        *,
+        read: Callable[..., Awaitable[Any]],
+        workflow_by_digest: Callable[[str, str], Awaitable[KnownWorkflow]],
+    ) -> None:
+        self._floor = floor
+        self._store = store
+        self._read = read
+        self._workflow_by_digest = workflow_by_digest
+
+    def agents(self, tenant_id: str) -> list[records.Agent]:
+        """The agents of a tenant, by name."""
+        return self._floor.dispatch.list(tenant_id)
+
+    def open_session(
+        self, key: records.ApiKey, tenant_ids: Sequence[str], hello: Hello
+    ) -> AgentSession:
+        """Takes an agent on the line. Raises SeatElsewhere, Stopping, StoreUnavailable."""
+        for tenant_id in tenant_ids:
+            self._floor.check_seat(tenant_id)
+        dispatch = self._floor.dispatch
+        agent = dispatch.slots_of(key.api_key_id, hello.agent)
+        known = dispatch.known_session(key.api_key_id, hello.agent)
+        random = os.urandom(ids.RANDOM_BYTES)
+        agent_id = (
+            known.agent_id if known else ids.new_id(tenant_ids[0], self._floor.now_us(), random)
+        )
+        session = AgentSession(self._floor, key, tenant_ids, hello, agent, agent_id)
+        dispatch.join(session)
+        for ref in hello.held:
+            session.renew(Renewal(ref))
+        return session
+
+    async def lease_tasks(
+        self,
+        key: records.ApiKey,
+        tenant_ids: Sequence[str],
+        *,
+        agent: str,
+        kinds: frozenset[str],
+        max_leases: int,
+        wait_us: int,
+    ) -> list[Lease]:
+        """Grants leases without a stream; they count as accepted. Waits for the first one."""
+        session = self._voice(key, tenant_ids, agent=agent, kinds=kinds, slots=max_leases)
+        self._floor.dispatch.call(session)
+        session.add_credits(max_leases)
+        try:
+            outbound = None
+            if wait_us:
+                outbound = await session.outbound_within(wait_us / 1e6)
+            else:
+                await self._floor.flushed()
+            # A lease may have been granted in the very moment the wait was over.
+            session.drain()
+            await self._floor.flushed()
+            session.close()
+            outbound = outbound or await session.outbound()
+            if session.ended is not None:
+                raise session.ended
+            leases = [] if outbound is None else outbound.leases
+            for lease in leases:
+                self._floor.desk(lease.run.tenant_id).accept(lease)
+            return leases
+        finally:
+            session.close()
+
+    async def renew_leases(
+        self, key: records.ApiKey, tenant_ids: Sequence[str], renewals: Sequence[Renewal]
+    ) -> list[LeaseStanding]:
+        """Renews leases and says how each stands, after the commit of their checkpoints."""
+        session = self._voice(key, tenant_ids)
+        standings = [session.standing_after(renewal) for renewal in renewals]
+        await self._floor.flushed()
+        return standings
+
+    async def settle_tasks(
+        self, key: records.ApiKey, tenant_ids: Sequence[str], results: Sequence[Report]
+    ) -> list[Outcome]:
+        """Takes results and says what became of each, after the commit."""
+        session = self._voice(key, tenant_ids)
+        verdicts = [session.verdict_on(*report.ref, report.end) for report in results]
+        await self._floor.flushed()
+        outcomes = []
+        for report, verdict in zip(results, verdicts, strict=True):
+            judged = verdict or await self._judge(session, report)
+            outcomes.append((*report.ref[:3], judged))
+        return outcomes
+
+    def _voice(
+        self,
+        key: records.ApiKey,
+        tenant_ids: Sequence[str],
+        *,
+        agent: str = "",
+        kinds: frozenset[str] = frozenset(),
+        slots: int = 1,
+    ) -> AgentSession:
+        """A session for one unary call, with slots of its own."""
+        for tenant_id in tenant_ids:
+            self._floor.check_seat(tenant_id)
+        hello = Hello(agent=agent, instance="", kinds=kinds, slots=slots)
+        own = AgentSlots(agent, key.api_key_id, kinds, slots)
+        return AgentSession(self._floor, key, tenant_ids, hello, own, "")
+
+    async def judge_and_tell(self, session: AgentSession, report: Report) -> None:
+        """Judges a result from the store, and tells the session once it is known."""
+        try:
+            await self._floor.flushed()
+        except errors.StoreUnavailable:
+            return  # the session has ended with it, and the agent will report again
+        verdict = await self._judge(session, report)
+        session.pending.outcomes.append((*report.ref[:3], verdict))
+        self._floor.owe(session)
+
+    async def _judge(self, session: AgentSession, report: Report) -> Verdict:
+        """Asks the store about a result whose task or run has ended."""
+        run_id = report.ref[0]
+        for tenant_id in session.tenant_ids:
+            if ids.belongs(run_id, tenant_id):
+                run = await self._read(TenantReads(self._store, tenant_id).run, run_id)
+                if run is not None:
+                    return await self._judge_in(run, session.key.api_key_id, report)
+        return Verdict.UNKNOWN
+
+    async def _judge_in(self, run: records.Run, holder: str, report: Report) -> Verdict:
+        run_id, task_key, term, token = report.ref
+        known = await self._workflow_by_digest(run.tenant_id, run.workflow_digest)
+        index = known.graph.index.get(task_key)
+        if index is None:
+            return Verdict.UNKNOWN
+        task = await self._read(TenantReads(self._store, run.tenant_id).task, run_id, index)
+        return judge.verdict_on(run, task, term=term, token=token, end=report.end, holder=holder)
