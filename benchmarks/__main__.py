@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
+import grpc.aio
 
 from benchmarks import calibration, results, stores
 from benchmarks.plan import Plan
@@ -90,7 +90,10 @@ async def _measure(plan: Plan, names: Sequence[str], figures: list[Figure]) -> N
         except TimeoutError:
             found = [results.failed(name)]
             _say(f"{name}: not over after {SCENARIOS[name].seconds_max:.0f} s")
-        except (WrongHistoryError, ProcessError, grpc.RpcError) as error:
+        except grpc.aio.AioRpcError as error:
+            found = [results.failed(name)]
+            _say(f"{name}: {error.code().name}: {error.details()}")
+        except (WrongHistoryError, ProcessError) as error:
             found = [results.failed(name)]
             _say(f"{name}: {error}")
         figures.extend(found)

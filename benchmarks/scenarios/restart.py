@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import grpc
+import grpc.aio
 
 from benchmarks import workload
 from benchmarks.installation import AGENT, Installation, installed
+from benchmarks.load import Load
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, at_most, median
-from benchmarks.verification import WrongHistoryError
+from tenure.v1 import agents_pb2
 
 NAME = "restart"
 #: Enough that a hundred thousand are open when half of the first run is done.
 RUNS = 11
 TASKS = 10_000
 _LOOK_SECONDS = 0.01
-_LEASE_WAIT_SECONDS = 30
+_LEASE_WAIT_SECONDS = 1
+_LEASE_SECONDS_MAX = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +103,25 @@ async def _back(house: Installation, begin: float) -> tuple[float, float]:
     async with house.load("agent") as caller:
         await caller.healthy()
         serving = time.perf_counter() - begin
-        leases = await caller.lease("probe", workload.KIND, wait_seconds=_LEASE_WAIT_SECONDS)
-        if not leases:
-            raise WrongHistoryError(f"no lease within {_LEASE_WAIT_SECONDS} s of the restart")
+        async with asyncio.timeout(_LEASE_SECONDS_MAX):
+            leases = await _first_lease(caller)
         leased = time.perf_counter() - begin
         await caller.settle(leases)
     return serving, leased
+
+
+async def _first_lease(caller: Load) -> Sequence[agents_pb2.Lease]:
+    """Takes a lease as soon as the coordinator has the tenant's seat.
+
+    On PostgreSQL that may have to run out first, because the killed one still holds it.
+    """
+    while True:
+        try:
+            leases = await caller.lease("probe", workload.KIND, wait_seconds=_LEASE_WAIT_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+            leases = []
+        if leases:
+            return leases
+        await asyncio.sleep(_LOOK_SECONDS)
