@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before the first import of grpc, which reads it when it is loaded: we spawn children.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 import argparse
 import asyncio
 import sys
