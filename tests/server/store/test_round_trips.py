@@ -271,11 +271,8 @@ def test_old_answers_are_forgotten_where_the_seat_is_held(store: Store) -> None:
     world.settle(store, TENANT)
     answer = Answer(method="m", digest=b"d", response=b"r")
     writer = store.writer()
-    for number in range(4):
-        name = f"r-{number}"
-        writer.act(
-            {}, lambda acts, n=number, name=name: acts.remember(TENANT, name, answer, NOW + n)
-        )
+    rows = [world.request_row(f"r-{number}", at_us=NOW + number) for number in range(4)]
+    writer.commit(world.changes(requests=rows))
     writer.act({}, lambda acts: acts.remember("elsewhere", "r-0", answer, NOW))
     assert writer.act({}, lambda acts: acts.forget_answers(NOW + 3, 2)) == 2
     assert writer.act({}, lambda acts: acts.forget_answers(NOW + 3, 2)) == 1
