@@ -154,7 +154,7 @@ async def test_an_agent_killed_during_an_outage_delivers_its_results_when_it_is_
     install: Install, tmp_path: Path
 ) -> None:
     """The spool outlives both the coordinator and the agent."""
-    installation = install("--lease-seconds", "15")
+    installation = install("--lease-seconds", "60")
     agent = await installation.add_agent()
     async with installation.client() as admin:
         run_id = await begin_holding(admin, tmp_path)
