@@ -68,9 +68,9 @@ examples: setup  ## Run every example
 	@for file in examples/log-report examples/mandelbrot; do \
 	    echo "== $$file"; tenure dev run $$file/workflow.yaml; done
 
-# Two at a time: much of a test's time is that of processes that start.
+# Two files at a time: much of the time is that of processes that start, and a file shares what it starts.
 test: setup  ## Run all tests; say what was skipped and why
-	@pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	@pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup  ## Check style, types, import contracts and the contract's compatibility
 	ruff check
