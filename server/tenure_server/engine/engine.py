@@ -284,10 +284,17 @@ class Engine:
             return state
 
     def counts(self, tenant_id: str, run_id: str) -> records.Counts | None:
-        """How many tasks of an open run are in each state, or None when it is not open here."""
+        """How many tasks of an open run are in each state, or None when it is not open here.
+
+        Tell nobody before `committed`.
+        """
         desk = self._floor.desks.get(tenant_id)
         run = None if desk is None else desk.runs.get(run_id)
         return None if run is None else run.counts()
+
+    async def committed(self) -> None:
+        """Waits until all that is in memory now is committed. Raises StoreUnavailable."""
+        await self._floor.flushed()
 
     def watch(
         self, tenant_id: str, run_id: str, after_sequence: int, run_events_only: bool

@@ -67,7 +67,7 @@ class Runs(runs_pb2_grpc.RunsServicer):
         """Shows a run."""
         tenant_id = access.caller().tenant_id
         run = await self._run(tenant_id, request.run_id)
-        run, counts = await self._counted(tenant_id, run)
+        [(run, counts)] = await self._counted(tenant_id, [run])
         return runs_pb2.GetRunResponse(run=convert.run_message(run, counts, with_input=True))
 
     async def ListRuns(
@@ -87,8 +87,8 @@ class Runs(runs_pb2_grpc.RunsServicer):
         if any(run.state not in RUN_ENDED for run in found):
             # Only the seat's holder counts the tasks of many open runs without reading them all.
             self._engine.check_seat(caller.tenant_id)
-        for run in found[:limit]:
-            response.runs.append(convert.run_message(*await self._counted(caller.tenant_id, run)))
+        for run, counts in await self._counted(caller.tenant_id, found[:limit]):
+            response.runs.append(convert.run_message(run, counts))
         if len(found) > limit:
             last = found[limit - 1]
             token = pages.issue(caller, request, [last.create_us, last.run_id])
@@ -202,17 +202,23 @@ class Runs(runs_pb2_grpc.RunsServicer):
         return run
 
     async def _counted(
-        self, tenant_id: str, run: records.Run
-    ) -> tuple[records.Run, records.Counts]:
-        """The run with its tasks counted, read again where it ended in between."""
-        if run.state in RUN_ENDED:
-            return run, _final_counts(run)
-        counts = self._engine.counts(tenant_id, run.run_id)
-        if counts is not None:
-            return run, counts
-        # Not open here: it ended in between, or another coordinator has it. Then its rows tell.
-        found = await self._run_tasks(tenant_id, run.run_id)
-        return found.run, view.counts(found.states)
+        self, tenant_id: str, runs: Sequence[records.Run]
+    ) -> list[tuple[records.Run, records.Counts]]:
+        """Runs with their tasks counted, read again where one ended in between."""
+        counted = []
+        for run in runs:
+            if run.state in RUN_ENDED:
+                counted.append((run, _final_counts(run)))
+            elif (counts := self._engine.counts(tenant_id, run.run_id)) is not None:
+                counted.append((run, counts))
+            else:
+                # Not open here: it ended in between, or another coordinator has it.
+                found = await self._run_tasks(tenant_id, run.run_id)
+                counted.append((found.run, view.counts(found.states)))
+        if any(run.state not in RUN_ENDED for run in runs):
+            # What memory counts may not be committed yet, and nothing else may be told.
+            await self._engine.committed()
+        return counted
 
     async def _run_tasks(self, tenant_id: str, run_id: str) -> _RunTasks:
         """Everything about a run's tasks but their outputs. Raises NotFound."""

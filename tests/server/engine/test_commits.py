@@ -264,3 +264,21 @@ async def test_slots_of_an_agent_that_never_came_back_are_free_when_its_leases_e
         await after.pass_time(ACCEPT_US)
     finally:
         await after.close()
+
+
+async def test_what_memory_counts_is_told_after_its_commit(house: House) -> None:
+    await house.register(task("a"))
+    run_id = await house.start()
+    agent = house.session()
+    [lease] = await leased(agent, 1)
+    house.store.tricky.hold()
+    agent.settle(*words_of(lease), Success())
+    await house.store.tricky.entered()
+    committed = asyncio.ensure_future(house.engine.committed())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not committed.done()
+    assert house.engine.counts(TENANT, run_id) is None, "in memory the run has ended"
+    house.store.tricky.let_go()
+    await asyncio.wait_for(committed, 5)
+    assert run_id not in open_runs(house.engine)
