@@ -270,9 +270,10 @@ async def test_what_memory_counts_is_told_after_its_commit(house: House) -> None
     await house.register(task("a"))
     run_id = await house.start()
     agent = house.session()
-    [lease] = await leased(agent, 1)
+    agent.add_credits(1)
+    [lease] = (await soon(agent)).leases
     house.store.tricky.hold()
-    agent.settle(*words_of(lease), Success())
+    agent.settle(run_id, "a", lease.term, lease.token, Success())
     await house.store.tricky.entered()
     committed = asyncio.ensure_future(house.engine.committed())
     for _ in range(20):
