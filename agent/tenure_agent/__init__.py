@@ -2,21 +2,26 @@
 
 Floors, imports run down only::
 
-    daemon                     wiring, signals, logging; ``main``
-    link                       one stream after the other: connect, hello, read, write, back off
-    workbench                  leases come in, results go out; outlives every line
-    runner                     executes attempts, whatever their handlers do
-    handlers · outbox          kinds and what they stand for · results until they are acknowledged
-    commands · threads · spool     processes · threads · the disk
-    holding · slots            pure: leases and how long to trust them · free room and credits
+    daemon                         wiring, signals, logging; ``main``
+    link                           one stream after the other: connect, hello, read, write, back off
+    workbench                      leases come in, results go out; outlives every line
+    runner                         executes attempts, whatever their handlers do
+    handlers · outbox              kinds, what they stand for · results until they are acknowledged
+    commands · workers · threads   programs · processes of functions · threads
+    isolated · children            one worker process · what all processes have in common
+    groups · spool                 the disk: process groups that run · results
+    functions · frames             how functions are found and called · what workers say
+    holding · slots                pure: leases and how long to trust them · free room and credits
     config · context · payloads · deadlines · logs
 
-Three things carry the design:
+Four things carry the design:
 
 - **What outlives a line is kept apart from the line.** ``link`` may lose its stream at any
   moment; ``workbench`` then goes on working, and tells the next stream what it holds.
 - **A lease is trusted for less time than it was given,** counted from the moment it was asked
   for. When that time is over the work stops: it will be somebody else's.
+- **What may crash runs elsewhere.** A command and a function with ``process = true`` have a
+  process of their own (``worker``), which ends alone, and which ends with the agent.
 - **A result is on disk before it is sent, and stays there until an outcome names it.**
 
 This module is also the SDK. Handler authors write ``import tenure_agent`` and find here all

@@ -38,10 +38,14 @@ class CoordinatorConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PythonConfig:
-    """A kind that a Python function executes: `module:function`."""
+    """A kind that a Python function executes: `module:function`.
+
+    With `process` it runs in a process of its own, otherwise in a thread or on the loop.
+    """
 
     kind: str
     function: str
+    process: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,12 +324,13 @@ def _agent(
 def _python(table: _Table) -> PythonConfig:
     kind = _kind(table)
     function = table.text("function", required=True)
+    process = table.value("process", bool, "true or false")
     table.finish()
     assert function is not None
     module, _, name = function.partition(":")
     if not (module and name and all(part.isidentifier() for part in module.split("."))):
         raise table.refuse("function", f"{function!r} must read module:function")
-    return PythonConfig(kind=kind, function=function)
+    return PythonConfig(kind=kind, function=function, process=bool(process))
 
 
 def _command(table: _Table) -> CommandConfig:

@@ -10,8 +10,10 @@ A record is written over when its group has ended, so that the file stays as lar
 groups that ran at one time. It is never synced: it has to survive the agent, not the host.
 
 A pid is used again one day, so a group is ended only if its leader is still the process that
-started at that tick, since the same boot. A group whose leader has ended meanwhile is left alone.
-Systems that do not show this in /proc have nothing recorded and nothing ended.
+started at that tick, since the same boot. Two kinds of groups are therefore left alone: those
+whose leader has ended meanwhile, and those that were started so shortly before the kill, a
+millisecond or so, that they were not recorded yet. Systems that do not show this in /proc have
+nothing recorded and nothing ended.
 """
 
 from __future__ import annotations

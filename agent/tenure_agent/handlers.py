@@ -6,20 +6,19 @@ Everything that can be wrong with a handler before its first task is found here,
 from __future__ import annotations
 
 import asyncio
-import importlib
-import inspect
 import os
 import shutil
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tenure.v1 import agents_pb2
-from tenure_agent import commands, context, payloads
+from tenure_agent import commands, context, functions, isolated, payloads
 from tenure_agent.config import AgentConfig, CommandConfig, ConfigError, PythonConfig
 from tenure_agent.context import TaskContext
+from tenure_agent.functions import FunctionError
+from tenure_agent.isolated import Isolated
 
 TRACE_SECONDS_MAX = 7 * 86400
 
@@ -45,52 +44,50 @@ class Threaded:
     function: Callable[[TaskContext, Any], Any]
 
 
-Handler = Inline | Coroutine | Threaded | commands.Command
+Handler = Inline | Coroutine | Threaded | Isolated | commands.Command
 
 
 def build(config: AgentConfig) -> dict[str, Handler]:
     """Makes the table of kinds.
 
-    The folder of the configuration file is put on `sys.path`. Raises ConfigError when a module
-    cannot be imported, a function is not there or takes other arguments, a program is not found.
+    Functions are looked for in the folder of the configuration file first. Raises ConfigError when
+    a module cannot be imported, a function is not there or takes other arguments, a program is not
+    found.
     """
     table: dict[str, Handler] = dict(BUILTIN)
-    folder = str(config.path.parent)
-    if config.python and folder not in sys.path:
-        sys.path.insert(0, folder)
     for python in config.python:
         table[python.kind] = _python(config.path, python)
+    _check_isolated(config)
     for command in config.command:
         table[command.kind] = _command(config.path, command)
     return table
 
 
 def _python(path: Path, entry: PythonConfig) -> Handler:
-    where = f"{path}: kind {entry.kind!r}: {entry.function}"
-    module_name, _, name = entry.function.partition(":")
+    if entry.process:
+        return Isolated(function=entry.function, folder=path.parent)
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{where}: no module {error.name!r} on {path.parent}") from error
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{where}: the module cannot be imported: {reason}") from error
-    target: object = module
-    for part in name.split("."):
-        if not hasattr(target, part):
-            raise ConfigError(f"{where}: module {module_name!r} has no {name!r}")
-        target = getattr(target, part)
-    if not callable(target):
-        raise ConfigError(f"{where}: is not a function")
-    try:
-        inspect.signature(target).bind(None, None)
-    except TypeError as error:
-        raise ConfigError(f"{where}: must take (context, input): {error}") from error
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(
-        getattr(target, "__call__", None)  # noqa: B004 - an object with an async __call__
-    ):
-        return Coroutine(target)
-    return Threaded(target)
+        function = functions.find(entry.function, path.parent)
+    except FunctionError as error:
+        raise _unusable(path, entry, str(error)) from error
+    return Coroutine(function) if functions.is_async(function) else Threaded(function)
+
+
+def _check_isolated(config: AgentConfig) -> None:
+    """Looks for all functions that run in processes; one start of Python is enough."""
+    entries = [entry for entry in config.python if entry.process]
+    if not entries:
+        return
+    folder = config.path.parent
+    fault = isolated.check([Isolated(function=it.function, folder=folder) for it in entries])
+    if fault is not None:
+        name, reason = fault
+        entry = next(it for it in entries if it.function == name)
+        raise _unusable(config.path, entry, reason)
+
+
+def _unusable(path: Path, entry: PythonConfig, reason: str) -> ConfigError:
+    return ConfigError(f"{path}: kind {entry.kind!r}: {entry.function}: {reason}")
 
 
 def _command(path: Path, entry: CommandConfig) -> commands.Command:

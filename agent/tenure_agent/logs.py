@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 import orjson
 import structlog
@@ -15,12 +16,15 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from tenure_agent import context
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("json", "console")
 
 
-def configure(*, log_format: str, level: str) -> None:
-    """Sets up logging for the process: `json` or `console`, from a level on."""
+def configure(*, log_format: str, level: str, stream: SupportsWrite[str] | None = None) -> None:
+    """Sets up logging for the process: `json` or `console`, from a level on, to stderr."""
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -50,7 +54,7 @@ def configure(*, log_format: str, level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(number),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -19,18 +19,19 @@ from typing import Any
 import structlog
 
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2
-from tenure_agent import commands, context, handlers, payloads
+from tenure_agent import commands, context, functions, handlers
 from tenure_agent.children import ChildFailed
 from tenure_agent.context import NonRetryable, Stopped, TaskContext, Words
 from tenure_agent.deadlines import Deadline, Deadlines
+from tenure_agent.functions import Ending
 from tenure_agent.groups import Groups
 from tenure_agent.holding import Key
+from tenure_agent.isolated import Errand, Isolated
 from tenure_agent.threads import HandlerThreads
+from tenure_agent.workers import Workers
 
-CODE_CHARS_MAX = 128
-FAILURE_CHARS_MAX = 4000
-#: A command kills itself after `stop_seconds`; this much later even that has not worked.
-COMMAND_EXTRA_SECONDS = 5.0
+#: A process kills itself after `stop_seconds`; this much later even that has not worked.
+PROCESS_EXTRA_SECONDS = 5.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("runner")
 
@@ -76,10 +77,6 @@ class Attempt:
         return context.log_fields(self.lease, self.run)
 
 
-#: How a handler ended: its output, or what it raised.
-Ending = payload_pb2.Payload | BaseException | None
-
-
 class Runner:
     """Runs attempts and tells how they ended. Lives on one loop."""
 
@@ -106,6 +103,8 @@ class Runner:
         self._loop = loop
         self._loop_thread = threading.get_ident()
         self._threads = HandlerThreads()
+        in_workers = [handler for handler in table.values() if type(handler) is Isolated]
+        self._workers = Workers(in_workers, size=slots, groups=groups)
         self._deadlines = Deadlines(loop)
         self._slots = slots
         self._given_up = 0
@@ -132,11 +131,12 @@ class Runner:
         self.running[key] = attempt
         match handler:
             case handlers.Coroutine(function):
-                self._start_task(attempt, _call(function, attempt))
+                lease, run, words = attempt.lease, attempt.run, attempt.words
+                self._start_task(attempt, functions.call_async(function, lease, run, words))
             case handlers.Threaded(function):
                 self._start_thread(attempt, function)
-            case commands.Command():
-                attempt.stop_seconds += COMMAND_EXTRA_SECONDS
+            case Isolated() | commands.Command():
+                attempt.stop_seconds += PROCESS_EXTRA_SECONDS
                 self._start_task(attempt, self._execute(handler, attempt))
             case _:
                 self._ended(attempt, NonRetryable("KIND_UNKNOWN", f"no handler: {lease.kind}"))
@@ -166,10 +166,11 @@ class Runner:
         for key in list(self.running):
             self.stop(key, cause)
 
-    def close(self) -> None:
-        """Lets go of timers and idle threads. Attempts must have been stopped before."""
+    async def close(self) -> None:
+        """Lets go of timers, idle threads and workers. Attempts must have been stopped before."""
         self._deadlines.close()
         self._threads.close()
+        await self._workers.close()
 
     def _start_task(self, attempt: Attempt, work: Coroutine[Any, Any, Ending]) -> None:
         attempt.task = self._loop.create_task(work)
@@ -183,19 +184,25 @@ class Runner:
         loop = self._loop
 
         def work() -> None:
-            ending = contextvars.Context().run(_call_plain, function, attempt)
+            ending = contextvars.Context().run(
+                functions.call_plain, function, attempt.lease, attempt.run, attempt.words
+            )
             # Nobody listens any more when the loop is closed: the agent has left.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._ended, attempt, ending)
 
         self._threads.submit(work)
 
-    async def _execute(self, command: commands.Command, attempt: Attempt) -> Ending:
-        """Executes a command. Never raises: what went wrong is an ending."""
+    async def _execute(self, handler: Isolated | commands.Command, attempt: Attempt) -> Ending:
+        """Executes in another process. Never raises: what went wrong is an ending."""
         lease, run = attempt.lease, attempt.run
         try:
+            if isinstance(handler, Isolated):
+                name, words = handler.function, attempt.words
+                errand = Errand(function=name, lease=lease, run=run, words=words)
+                return await self._workers.execute(errand, stop_seconds=self._stop_seconds)
             return await commands.execute(
-                command,
+                handler,
                 commands.stdin_bytes(lease, run),
                 commands.variables_of(lease, run),
                 stop_seconds=self._stop_seconds,
@@ -243,27 +250,6 @@ class Runner:
         self._on_end(attempt, _judge(attempt, ending))
 
 
-async def _call(function: Callable[[TaskContext, Any], Any], attempt: Attempt) -> Ending:
-    """Calls an async handler. Never raises: what it raises is an ending."""
-    try:
-        ctx = TaskContext(attempt.lease, attempt.run, attempt.words)
-        context.CURRENT.set(ctx)
-        return _output(await function(ctx, _input(ctx)))
-    except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too
-        return error
-
-
-def _call_plain(function: Callable[[TaskContext, Any], Any], attempt: Attempt) -> Ending:
-    """Calls a plain handler. Never raises: what it raises is an ending."""
-    try:
-        ctx = TaskContext(attempt.lease, attempt.run, attempt.words)
-        context.CURRENT.set(ctx)
-        ctx.raise_if_cancelled()
-        return _output(function(ctx, _input(ctx)))
-    except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too
-        return error
-
-
 def _fill(handler: handlers.Inline, lease: agents_pb2.Lease) -> agents_pb2.Result:
     """Runs a built-in handler to its end."""
     result = agents_pb2.Result(lease=ref(lease))
@@ -272,25 +258,6 @@ def _fill(handler: handlers.Inline, lease: agents_pb2.Lease) -> agents_pb2.Resul
     except Exception as error:  # noqa: BLE001 - its input may be anything
         result.failure.CopyFrom(_failure(error))
     return result
-
-
-def _input(ctx: TaskContext) -> Any:
-    try:
-        return ctx.input
-    except payloads.PayloadError as error:
-        raise NonRetryable("INPUT_INVALID", str(error)) from error
-
-
-def _output(value: Any) -> payload_pb2.Payload | None:
-    """Encodes what a handler returned; None means no output."""
-    if value is None:
-        return None
-    try:
-        return payloads.encode(value)
-    except payloads.PayloadError as error:
-        if asyncio.iscoroutine(value):
-            value.close()
-        raise NonRetryable("OUTPUT_INVALID", f"output: {error}") from error
 
 
 def ref(lease: agents_pb2.Lease) -> agents_pb2.LeaseRef:
@@ -327,27 +294,10 @@ def _judge(attempt: Attempt, ending: Ending) -> agents_pb2.Result | None:
 
 
 def _failure(error: BaseException) -> runs_pb2.Failure:
-    """Says what a handler raised, in words that the contract takes."""
-    match error:
-        case NonRetryable():
-            code, message, final = error.code, error.message, True
-        case ChildFailed():
-            code, message, final = error.code, error.message, error.non_retryable
-        case _:
-            code, message, final = type(error).__name__, _words_of(error), False
-    return runs_pb2.Failure(
-        code=context.text(code, CODE_CHARS_MAX),
-        message=context.text(message, FAILURE_CHARS_MAX),
-        non_retryable=final,
-    )
-
-
-def _words_of(error: BaseException) -> str:
-    """An exception's own words, or its representation; some exceptions cannot even do that."""
-    try:
-        return str(error) or repr(error)
-    except Exception:  # noqa: BLE001 - the handler's own __str__ may raise anything
-        return "an exception that cannot be printed"
+    """Says what a handler raised, or how its process ended."""
+    if isinstance(error, ChildFailed):
+        return functions.failure_in(error.code, error.message, non_retryable=error.non_retryable)
+    return functions.failure(error)
 
 
 def _log_failure(attempt: Attempt, error: BaseException, failure: runs_pb2.Failure) -> None:
@@ -357,5 +307,6 @@ def _log_failure(attempt: Attempt, error: BaseException, failure: runs_pb2.Failu
         code=failure.code,
         reason=failure.message,
         exc_info=None if known else error,
+        **({"exception": error.trace} if isinstance(error, ChildFailed) and error.trace else {}),
         **attempt.log_fields(),
     )

@@ -172,7 +172,7 @@ class Workbench:
         """Writes what is left to the spool and lets go of everything. Attempts are stopped."""
         if self._alarm is not None:
             self._alarm.cancel()
-        self.runner.close()
+        await self.runner.close()
         await self.outbox.close()
 
     # --- Incoming -----------------------------------------------------------------------------

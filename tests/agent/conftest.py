@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 from tests.agent.fake_coordinator import FakeCoordinator
+from tests.agent.trial import STOP_SECONDS, StartTrial, Trial
 
 from tenure_agent import config, daemon
+from tenure_agent.handlers import Handler
+from tenure_agent.runner import StopCause
 
 KEY = "tnr_" + "k" * 43
 
@@ -201,3 +204,18 @@ async def wait_for_end(pid: int) -> None:
     finally:
         loop.remove_reader(fd)
         os.close(fd)
+
+
+@pytest.fixture
+async def trial() -> AsyncIterator[StartTrial]:
+    made: list[Trial] = []
+
+    def make(slots: int = 4, stop_seconds: float = STOP_SECONDS, **table: Handler) -> Trial:
+        made.append(Trial(table, slots=slots, stop_seconds=stop_seconds))
+        return made[-1]
+
+    yield make
+    for it in made:
+        it.runner.stop_all(StopCause.DRAINED)
+        await asyncio.gather(*it.ended.values())
+        await it.runner.close()

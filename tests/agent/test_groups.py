@@ -42,10 +42,13 @@ def killed_after(directory: Path, *pids: int) -> Groups:
 async def test_commands_of_a_killed_agent_end_when_it_is_started_again(
     coordinator: FakeCoordinator, spawn_agent: Spawn, write_config: WriteConfig, tmp_path: Path
 ) -> None:
-    """The whole group of each that still ran, before the next life takes a lease."""
+    """The whole group of each that still ran, before the next life takes a lease.
+
+    It is recorded by the time its stdin ends.
+    """
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    script = f"sleep 60 & echo $$ $! > {fifo}; wait"
+    script = f"cat > /dev/null; sleep 60 & echo $$ $! > {fifo}; wait"
     path = write_config(
         coordinator.address, kinds=f"[[command]]\nkind='it'\nargv=['sh', '-c', '{script}']\n"
     )
