@@ -34,6 +34,10 @@ class Bucket:
         self.parked = False
 
 
+#: A bucket in a heap, under the rank it had when it was pushed; the number breaks ties by age.
+Entry = tuple[Rank, int, Bucket]
+
+
 class ReadyQueue:
     """Buckets by kind, best first."""
 
@@ -43,9 +47,10 @@ class ReadyQueue:
         #: How many entries there are, stale ones included.
         self.size = 0
         #: A bucket whose rank improved is pushed again; its older entry is known by its older rank.
-        self._heaps: dict[str, list[tuple[Rank, int, Bucket]]] = {}
+        self._heaps: dict[str, list[Entry]] = {}
         self._runs: dict[str, dict[tuple[str, int], Bucket]] = {}
-        self._parked: dict[str, list[Bucket]] = {}
+        #: By workflow and by the limit that was full: versions of one workflow may differ in it.
+        self._parked: dict[str, dict[int, list[Entry]]] = {}
         self._pushes = 0
         self._dropped = 0
 
@@ -88,20 +93,33 @@ class ReadyQueue:
         """Leaves a bucket that `best` gave out until `unpark`: its workflow has no free lease."""
         heapq.heappop(self._heaps[bucket.kind])
         bucket.parked = True
-        self._parked.setdefault(bucket.run.workflow, []).append(bucket)
+        self._push(bucket)
 
     def unpark(self, workflow: str) -> None:
-        """Brings the buckets of a workflow back."""
-        for bucket in self._parked.pop(workflow, ()):
-            bucket.parked = False
-            self._push(bucket)
+        """Brings back the best bucket of a workflow under each limit: a lease of it has ended."""
+        parked = self._parked.get(workflow)
+        if parked is None:
+            return
+        for limit, heap in list(parked.items()):
+            while heap:
+                rank, _, bucket = heapq.heappop(heap)
+                if rank != bucket.rank or not bucket.parked:
+                    continue
+                bucket.parked = False
+                if bucket.queue:
+                    self._push(bucket)
+                    break
+                self._forget(bucket)
+            if not heap:
+                del parked[limit]
+        if not parked:
+            del self._parked[workflow]
 
     def run_started(self, run: LiveRun) -> None:
         """Ranks a run that was leased from for the first time before those not started."""
         for bucket in self._runs.get(run.run_id, {}).values():
             bucket.rank = (-bucket.priority, False, run.order)
-            if not bucket.parked:
-                self._push(bucket)
+            self._push(bucket)
 
     def drop(self, run: LiveRun) -> None:
         """Forgets a run that has ended."""
@@ -109,6 +127,8 @@ class ReadyQueue:
             self.size -= len(bucket.queue)
             bucket.queue.clear()
             self._dropped += 1
+        # Others of its workflow may have been waiting behind it.
+        self.unpark(run.workflow)
         # Entries of buckets that no agent asks for would hold their runs in memory for ever.
         if self._dropped > 64 + sum(map(len, self._heaps.values())) // 2:
             self._compact()
@@ -129,10 +149,15 @@ class ReadyQueue:
 
     def _push(self, bucket: Bucket) -> None:
         self._pushes += 1
-        heap = self._heaps.setdefault(bucket.kind, [])
+        if bucket.parked:
+            definition = bucket.run.definition
+            limits = self._parked.setdefault(bucket.run.workflow, {})
+            heap = limits.setdefault(definition.max_leases, [])
+        else:
+            heap = self._heaps.setdefault(bucket.kind, [])
         heapq.heappush(heap, (bucket.rank, self._pushes, bucket))
 
-    def _head(self, kind: str, heap: list[tuple[Rank, int, Bucket]]) -> Bucket | None:
+    def _head(self, kind: str, heap: list[Entry]) -> Bucket | None:
         while heap:
             rank, _, bucket = heap[0]
             if rank != bucket.rank or bucket.parked:
@@ -147,6 +172,7 @@ class ReadyQueue:
                 return bucket
             heapq.heappop(heap)
             self._forget(bucket)
+            self.unpark(bucket.run.workflow)
         del self._heaps[kind]
         return None
 

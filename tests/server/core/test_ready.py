@@ -11,7 +11,7 @@ from tests.server.core.world import World, flow, task
 
 from tenure_server.core.leases import Lease
 from tenure_server.core.lifecycle import TaskState
-from tenure_server.core.ready import Bucket, ReadyQueue
+from tenure_server.core.ready import ReadyQueue
 from tenure_server.core.runs import LiveRun
 
 KINDS = ("work", "play")
@@ -75,6 +75,54 @@ def test_runs_that_ended_are_not_kept_for_kinds_that_nobody_has() -> None:
     assert world.desk.ready.size == 0
 
 
+def test_each_lease_that_ends_lets_one_run_of_a_full_workflow_go_on() -> None:
+    world = World()
+    for number in range(4):
+        world.start_flow(flow(task(f"r{number}"), name="full", max_leases=2))
+    first = world.grant()
+    assert keys(first) == ["r0", "r1"]
+    assert world.grant() == []
+    world.settle(first[0])
+    assert keys(world.grant()) == ["r2"]
+    world.settle(first[1])
+    assert keys(world.grant()) == ["r3"]
+
+
+def test_versions_of_a_workflow_wait_each_under_its_own_limit() -> None:
+    world = World()
+    world.start_flow(flow(task("narrow-1"), task("narrow-2"), name="both", max_leases=1))
+    world.start_flow(flow(*[task(f"wide-{n}") for n in range(4)], name="both", max_leases=3))
+    leases = world.grant()
+    assert keys(leases) == ["narrow-1", "wide-0", "wide-1"]
+    world.settle(leases[0])
+    assert keys(world.grant()) == ["wide-2"], "two are live: too many for the narrow one"
+
+
+def test_the_place_of_a_cancelled_run_goes_to_the_next_of_its_workflow() -> None:
+    world = World()
+    runs = [world.start_flow(flow(task(f"r{n}"), name="full", max_leases=1)) for n in range(3)]
+    lease = world.grant_one()
+    assert world.grant() == []
+    world.settle(lease)
+    world.desk.cancel_run(runs[1], "not wanted", world.now_us)
+    assert keys(world.grant()) == ["r2"]
+
+
+def test_a_full_workflow_costs_the_same_with_many_runs_waiting() -> None:
+    def pushes(runs: int) -> int:
+        world = World()
+        for _ in range(runs):
+            world.start_flow(flow(task("a"), name="full", max_leases=2))
+        leases = world.grant()
+        before = world.desk.ready._pushes
+        for lease in leases:
+            world.settle(lease)
+            assert len(world.grant()) == 1
+        return world.desk.ready._pushes - before
+
+    assert pushes(400) == pushes(10)
+
+
 class ReadyMachine(RuleBasedStateMachine):
     """The queue beside a plain list that is sorted at each question."""
 
@@ -85,7 +133,6 @@ class ReadyMachine(RuleBasedStateMachine):
         self.queue = ReadyQueue()
         self.runs: list[LiveRun] = []
         self.waiting: list[tuple[LiveRun, int]] = []
-        self.parked: set[str] = set()
         self.taken: list[tuple[LiveRun, int]] = []
 
     @rule(
@@ -120,21 +167,6 @@ class ReadyMachine(RuleBasedStateMachine):
         if run.start_us is None:
             run.start_us = self.world.now_us
             self.queue.run_started(run)
-
-    @rule(kinds=st.sets(st.sampled_from(KINDS), min_size=1))
-    def park(self, kinds: set[str]) -> None:
-        """The bucket of the next task is left out, and whatever shares it."""
-        bucket = self.queue.best(frozenset(kinds))
-        if bucket is None:
-            return
-        self.queue.park(bucket)
-        self.parked.add(_name(bucket))
-
-    @rule(workflow=st.sampled_from(["one", "two"]))
-    def unpark(self, workflow: str) -> None:
-        """The buckets of a workflow come back."""
-        self.queue.unpark(workflow)
-        self.parked = {one for one in self.parked if not one.startswith(f"{workflow}/")}
 
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
@@ -176,8 +208,6 @@ class ReadyMachine(RuleBasedStateMachine):
         """When everything is taken, nothing is left over."""
         if not hasattr(self, "queue"):
             return
-        for workflow in ("one", "two"):
-            self.unpark(workflow)
         for _ in range(len(self.waiting) + 1):
             self.take(set(KINDS))
         assert self.queue.size == 0
@@ -189,13 +219,7 @@ class ReadyMachine(RuleBasedStateMachine):
             priority = run.priority + run.definition.tasks[index].priority
             return -priority, run.start_us is None, run.order
 
-        def offered(one: tuple[LiveRun, int]) -> bool:
-            run, index = one
-            node = run.definition.tasks[index]
-            name = f"{run.workflow}/{run.run_id}/{node.kind}/{run.priority + node.priority}"
-            return node.kind in kinds and name not in self.parked
-
-        candidates = [one for one in self.waiting if offered(one)]
+        candidates = [one for one in self.waiting if one[0].definition.tasks[one[1]].kind in kinds]
         if not candidates:
             return None
         best = min(map(rank, candidates))
@@ -206,10 +230,6 @@ class ReadyMachine(RuleBasedStateMachine):
         same = [one for one in candidates if rank(one) == best]
         assert bucket.run is first[0]
         return next(one for one in same if first[0].definition.tasks[one[1]].kind == bucket.kind)
-
-
-def _name(bucket: Bucket) -> str:
-    return f"{bucket.run.workflow}/{bucket.run.run_id}/{bucket.kind}/{bucket.priority}"
 
 
 TestReady = ReadyMachine.TestCase
