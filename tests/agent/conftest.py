@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 from tests.agent.fake_coordinator import FakeCoordinator
+from tests.agent.isolation import HANDLERS as ISOLATED_HANDLERS
+from tests.agent.isolation import StartIsolated
 from tests.agent.trial import STOP_SECONDS, StartTrial, Trial
 
 from tenure_agent import config, daemon
 from tenure_agent.handlers import Handler
+from tenure_agent.isolated import Isolated
 from tenure_agent.runner import StopCause
 
 KEY = "tnr_" + "k" * 43
@@ -219,3 +222,21 @@ async def trial() -> AsyncIterator[StartTrial]:
         it.runner.stop_all(StopCause.DRAINED)
         await asyncio.gather(*it.ended.values())
         await it.runner.close()
+
+
+@pytest.fixture
+def start_isolated(trial: StartTrial, tmp_path: Path) -> StartIsolated:
+    """A trial of some isolated functions, as kinds of the same names.
+
+    There is much time to stop, since those that do stop do so as soon as they are asked.
+    """
+    (tmp_path / "isolated_test_handlers.py").write_text(ISOLATED_HANDLERS)
+
+    def make(*names: str, slots: int = 4, stop_seconds: float = 10.0) -> Trial:
+        found = {
+            name: Isolated(function=f"isolated_test_handlers:{name}", folder=tmp_path)
+            for name in names
+        }
+        return trial(slots=slots, stop_seconds=stop_seconds, **found)
+
+    return make
