@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 #: How many request ids are read at once when a desk is opened.
 REQUEST_IDS_PAGE = 5000
+#: From so many bytes of input on they are checked beside the loop.
+BESIDE_THE_LOOP_BYTES = 256 << 10
 
 
 class Engine:
@@ -228,7 +230,10 @@ class Engine:
         Raises NotFound, FieldsInvalid, QuotaExceeded, RequestIdReused, SeatElsewhere,
         StoreUnavailable.
         """
-        starting.check_payloads(starts)
+        if sum(len(start.input.data) for start in starts if start.input) > BESIDE_THE_LOOP_BYTES:
+            await asyncio.to_thread(starting.check_payloads, starts)
+        else:
+            starting.check_payloads(starts)
         tenant_id = origin.tenant_id
         workflows = [
             await self.known_workflow(tenant_id, start.workflow, start.version) for start in starts

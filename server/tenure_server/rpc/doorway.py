@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from tenure_server.core import errors
-from tenure_server.rpc import access, status
+from tenure_server.rpc import access, sizes, status
 from tenure_server.rpc.gates import CORRELATION_HEADER, Call, Chain, Desk
 from tenure_server.store.errors import StoreFailed
 
@@ -166,13 +166,13 @@ class _Passage:
 
     async def _unary_unary(self, raw: bytes, context: Context) -> Any:
         async def act(call: Call) -> Any:
-            return await self._handler.unary_unary(self._admit(call, raw), context)
+            return await self._handler.unary_unary(await self._admit(call, raw), context)
 
         return await self._conduct(context, act)
 
     async def _unary_stream(self, raw: bytes, context: Context) -> None:
         async def act(call: Call) -> None:
-            request = self._admit(call, raw)
+            request = await self._admit(call, raw)
             async with self._streams.watched(call):
                 await _pour(self._handler.unary_stream(request, context), context)
 
@@ -235,17 +235,29 @@ class _Passage:
             # Trailing metadata travels with the answer; sent at first it costs a write of its own.
             context.set_trailing_metadata(echo)
 
-    def _admit(self, call: Call, raw: bytes) -> Message:
+    async def _admit(self, call: Call, raw: bytes) -> Message:
+        if len(raw) > sizes.LARGE_BYTES:
+            message = await asyncio.to_thread(self._parsed_large, raw)
+            await self._chain.admit_large(call, message)
+        else:
+            message = self._parsed(raw)
+            self._chain.admit(call, message)
+        return message
+
+    def _parsed(self, raw: bytes) -> Message:
         try:
-            message = self._parse(raw)
+            return self._parse(raw)
         except DecodeError:
             raise errors.FieldsInvalid([("request", "does not parse")]) from None
-        self._chain.admit(call, message)
+
+    def _parsed_large(self, raw: bytes) -> Message:
+        message = self._parsed(raw)
+        sizes.check(message)
         return message
 
     async def _inbound(self, call: Call, frames: AsyncIterator[bytes]) -> AsyncIterator[Message]:
         async for raw in frames:
-            yield self._admit(call, raw)
+            yield await self._admit(call, raw)
 
 
 async def _pour(responses: Any, context: Context) -> None:

@@ -12,7 +12,7 @@ import secrets
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import structlog
@@ -26,6 +26,7 @@ from tenure_server.core import errors, ids, records
 from tenure_server.rpc import access
 from tenure_server.rpc.columns import Columns
 from tenure_server.rpc.owned import Owned, Walker
+from tenure_server.rpc.sizes import beside_the_loop
 
 CORRELATION_HEADER = "x-correlation-id"
 CREDENTIAL_HEADER = "authorization"
@@ -93,6 +94,9 @@ class Call:
 
 class Gate:
     """Lets calls and messages pass, or refuses them."""
+
+    #: Whether large messages are read in a thread. Such a gate asks nothing of its desk then.
+    reads_beside_the_loop = False
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -166,6 +170,8 @@ class Tenancy(Gate):
     the first of two checks: handlers read through a store that is bound to the tenant.
     """
 
+    reads_beside_the_loop = True
+
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         self._walkers = {request.full_name: Walker(request) for request in access.request_types()}
@@ -233,6 +239,8 @@ class Rate(Gate):
 class Contract(Gate):
     """Holds messages against the field rules that the contract declares."""
 
+    reads_beside_the_loop = True
+
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         self._validator = Validator()
@@ -298,6 +306,12 @@ class Chain:
         """Leads a message through the second side of every gate. Raises Refusal."""
         for gate in self._admit:
             gate.admit(call, message)
+
+    async def admit_large(self, call: Call, message: Message) -> None:
+        """As `admit`, for a message so large that others would wait."""
+        for gate in self._admit:
+            work = partial(gate.admit, call, message)
+            await beside_the_loop(gate.reads_beside_the_loop, work)
 
 
 #: Messages that the store keeps as bytes of JSON, where NUL is spelled out.

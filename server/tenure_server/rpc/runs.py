@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from tenure.v1 import runs_pb2, runs_pb2_grpc
@@ -11,7 +12,7 @@ from tenure_server.core import errors, records, view
 from tenure_server.core.lifecycle import RUN_ENDED, RunState, TaskState
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.registry import KnownWorkflow
-from tenure_server.rpc import access, convert, pages
+from tenure_server.rpc import access, convert, pages, sizes
 from tenure_server.rpc.doorway import Context
 from tenure_server.rpc.requests import repeatable
 from tenure_server.store.database import Store
@@ -45,7 +46,8 @@ class Runs(runs_pb2_grpc.RunsServicer):
         self, request: runs_pb2.StartRunRequest, context: Context
     ) -> runs_pb2.StartRunResponse:
         """Starts a run."""
-        start = _start(request, "input")
+        work = partial(_start, request, "input")
+        start = await sizes.beside_the_loop(sizes.is_large(request), work)
         [started] = await self._engine.start_runs(access.caller().origin, [start])
         return _started_message(started)
 
@@ -53,9 +55,7 @@ class Runs(runs_pb2_grpc.RunsServicer):
         self, request: runs_pb2.BatchStartRunsRequest, context: Context
     ) -> runs_pb2.BatchStartRunsResponse:
         """Starts many runs in one commit, or none."""
-        starts = [
-            _start(item, f"requests[{index}].input") for index, item in enumerate(request.requests)
-        ]
+        starts = await sizes.beside_the_loop(sizes.is_large(request), partial(_starts, request))
         started = await self._engine.start_runs(access.caller().origin, starts)
         return runs_pb2.BatchStartRunsResponse(
             responses=[_started_message(item) for item in started]
@@ -239,6 +239,10 @@ class Runs(runs_pb2_grpc.RunsServicer):
         known = await self._engine.workflow_by_digest(tenant_id, run.workflow_digest)
         states = view.task_states(known.graph, {index: task.state for index, task in rows.items()})
         return _RunTasks(run, known, rows, states)
+
+
+def _starts(message: runs_pb2.BatchStartRunsRequest) -> list[records.StartRun]:
+    return [_start(item, f"requests[{index}].input") for index, item in enumerate(message.requests)]
 
 
 def _start(message: runs_pb2.StartRunRequest, path: str) -> records.StartRun:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import TypeVar
-
 from tenure.v1 import workflows_pb2, workflows_pb2_grpc
 from tenure_server.core import records
 from tenure_server.core.definition import WorkflowDefinition, digest_of
 from tenure_server.core.graph import Graph
 from tenure_server.engine.engine import Engine
-from tenure_server.rpc import access, convert, pages
+from tenure_server.rpc import access, convert, pages, sizes
 from tenure_server.rpc.doorway import Context
 from tenure_server.rpc.requests import repeatable
 from tenure_server.store.database import Store
@@ -19,8 +15,6 @@ from tenure_server.store.reads import TenantReads
 
 #: From so many tasks on a definition is worked on beside the loop, so that nobody else waits.
 BESIDE_THE_LOOP_TASKS = 200
-
-T = TypeVar("T")
 
 
 class Workflows(workflows_pb2_grpc.WorkflowsServicer):
@@ -35,13 +29,12 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
     ) -> workflows_pb2.RegisterWorkflowResponse:
         """Registers a definition, or finds the version that has this very content."""
         caller = access.caller()
-        size = len(request.definition.tasks)
 
         def read() -> tuple[WorkflowDefinition, records.Request | None]:
             asked = repeatable(request, caller.rule.method)
             return convert.definition(request.definition), asked
 
-        definition, asked = await _worked(size, read)
+        definition, asked = await sizes.beside_the_loop(_is_large(request), read)
         workflow, created = await self._engine.register_workflow(caller.origin, definition, asked)
         return workflows_pb2.RegisterWorkflowResponse(
             workflow=convert.workflow_message(workflow), created=created
@@ -56,7 +49,7 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
             definition = convert.definition(request.definition)
             return definition.check(), digest_of(definition.canonical())
 
-        graph, digest = await _worked(len(request.definition.tasks), judge)
+        graph, digest = await sizes.beside_the_loop(_is_large(request), judge)
         return workflows_pb2.ValidateWorkflowResponse(
             digest=digest,
             task_count=len(graph.keys),
@@ -70,8 +63,8 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
         """Shows one version with its definition."""
         tenant_id = access.caller().tenant_id
         known = await self._engine.known_workflow(tenant_id, request.name, request.version)
-        message = await _worked(
-            known.record.task_count,
+        message = await sizes.beside_the_loop(
+            known.record.task_count >= BESIDE_THE_LOOP_TASKS,
             lambda: convert.workflow_message(known.record, known.definition),
         )
         return workflows_pb2.GetWorkflowResponse(workflow=message)
@@ -101,8 +94,7 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
         return response
 
 
-async def _worked(size: int, work: Callable[[], T]) -> T:
-    """Does work on a definition of that many tasks where it holds nobody up."""
-    if size < BESIDE_THE_LOOP_TASKS:
-        return work()
-    return await asyncio.to_thread(work)
+def _is_large(
+    request: workflows_pb2.RegisterWorkflowRequest | workflows_pb2.ValidateWorkflowRequest,
+) -> bool:
+    return len(request.definition.tasks) >= BESIDE_THE_LOOP_TASKS or sizes.is_large(request)
