@@ -30,6 +30,7 @@ import click
 import grpc
 import grpc.aio
 import orjson
+import peewee
 import structlog
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -145,16 +146,20 @@ class Coordinator:
             return
         log.info("draining")
         self._chain.closing = True
-        await self._health.enter_graceful_shutdown()
-        await self.engine.stop()
-        commits = self.engine.commit_count
-        stopping = asyncio.create_task(self._server.stop(DRAIN_SECONDS))
-        self._streams.end_all()
-        await stopping
-        self.store.close()
-        if self.config.ready_file is not None:
-            self.config.ready_file.unlink(missing_ok=True)
-        log.info("stopped", commits=commits)
+        try:
+            await self._health.enter_graceful_shutdown()
+            await self.engine.stop()
+            stopping = asyncio.create_task(self._server.stop(DRAIN_SECONDS))
+            self._streams.end_all()
+            await stopping
+            self.store.close()
+        except peewee.PeeweeException as error:
+            # The writer was left behind in the middle of a transaction.
+            log.warning("the store could not be closed", reason=str(error))
+        finally:
+            if self.config.ready_file is not None:
+                self.config.ready_file.unlink(missing_ok=True)
+        log.info("stopped", commits=self.engine.commit_count)
 
     def _add_services(self) -> None:
         server, engine, store = self._server, self.engine, self.store

@@ -95,11 +95,14 @@ class Commits:
         """Runs a cold-path mutation in a transaction of its own."""
         return await self.on_writer(lambda: self._writer.act(seats, work))
 
-    async def close(self) -> None:
-        """Waits for what is under way and ends the thread."""
-        await self.settled()
+    async def close(self, at_most_seconds: float) -> None:
+        """Ends the thread after what was handed to it, or leaves it behind: it ends no later than
+        the process does.
+        """
         self._work.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, at_most_seconds)
+        if self._thread.is_alive():
+            log.warning("the writer is left behind in the middle of a transaction")
 
     def _flush(self) -> None:
         if not self._asked or self._committing is not None:
@@ -115,7 +118,7 @@ class Commits:
             self._committing = batch
             self._work.put(lambda: self._commit(batch))
             return
-        self._run_effects(batch)
+        self._finish(batch, None)
         self._rest()
 
     def _commit(self, batch: Batch) -> None:
@@ -130,21 +133,28 @@ class Commits:
         # The batch still counts as under way: what its effects ask for waits for the flush below.
         if error is None:
             self.count += 1
-            self._run_effects(batch)
-            self._committed(batch)
-        else:
+        try:
+            self._finish(batch, error)
+        finally:
+            self._committing = None
+            if self._asked:
+                # What the loop has heard already goes along: it is handled before the flush runs.
+                self._loop.call_soon(self._flush)
+            self._rest()
+
+    def _finish(self, batch: Batch, error: BaseException | None) -> None:
+        if error is None:
+            try:
+                for effect in batch.effects:
+                    effect()
+                self._committed(batch)
+            except Exception as fault:  # noqa: BLE001 - as with a turn that could not be sealed
+                error = fault
+        if error is not None:
+            # Who has been told already does not mind.
             for abandon in batch.abandons:
                 abandon(error)
             self._failed(error)
-        self._committing = None
-        if self._asked:
-            # What the loop has heard already goes along: it is handled before the flush runs.
-            self._loop.call_soon(self._flush)
-        self._rest()
-
-    def _run_effects(self, batch: Batch) -> None:
-        for effect in batch.effects:
-            effect()
 
     def _rest(self) -> None:
         if not self._asked and self._committing is None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from typing import TypeVar
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_not_exception_type, wait_exponential
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from tenure_server.core import errors, records
 from tenure_server.core.desk import Desk
@@ -31,6 +31,8 @@ from tenure_server.store.errors import SeatLost, StoreConflict, StoreFailed
 
 T = TypeVar("T")
 
+#: How long each step of stopping may take that waits for the store.
+STOP_SECONDS = 5.0
 #: How often what is no longer needed is forgotten, and how many rows at once.
 CLEAR_SECONDS = 60.0
 CLEAR_ROWS = 500
@@ -102,10 +104,7 @@ class Floor:
             session.drain()
             session.pending.draining = True
             self.owe(session)
-        try:
-            await self.flushed()
-        except errors.StoreUnavailable as refusal:
-            log.warning("stopping without a last commit", reason=refusal.message)
+        await _stopping(self.flushed(), "commit")
         for session in self.dispatch.sessions():
             session.end(errors.Stopping("the coordinator is stopping"))
         self.watchers.end_all()
@@ -114,9 +113,9 @@ class Floor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._alarm is not None:
             self._alarm.cancel()
-        await self.commits.settled()
-        await self.seating.release()
-        await self.commits.close()
+        await _stopping(self.commits.settled(), "settle")
+        await _stopping(self.seating.release(), "release the seats")
+        await self.commits.close(STOP_SECONDS)
 
     def on_serving(self, callback: Callable[[bool], None]) -> None:
         """Wants to be told when commits begin or cease to be possible."""
@@ -228,12 +227,13 @@ class Floor:
                 owing |= dict.fromkeys(self.dispatch.tell(desk))
         self._set_alarm(self._dirty)
         self._dirty = set()
-        effects, self._effects = self._effects, []
-        abandons, self._abandons = self._abandons, []
-        for session in owing:
-            effects.append(_delivery(session))
+        deliveries = [_delivery(session) for session in owing]
         changes = self.journal.seal()
-        if told := chronicle.lines(changes, self.desks):
+        told = chronicle.lines(changes, self.desks)
+        # Last: if anything above fails, `_failed` still finds those who wait.
+        effects, self._effects = self._effects + deliveries, []
+        abandons, self._abandons = self._abandons, []
+        if told:
             effects.append(lambda: chronicle.tell(told))
         return Batch(changes, effects, abandons)
 
@@ -254,11 +254,14 @@ class Floor:
         """Does what has fallen due on every desk."""
         self._alarm = None
         now_us = self.now_us()
-        for desk in self.desks.values():
-            desk.pass_time(now_us)
-            if desk.ended or desk.ready.size:
-                self.stir(desk)
-        self._set_alarm(self.desks.values())
+        try:
+            for desk in self.desks.values():
+                desk.pass_time(now_us)
+                if desk.ended or desk.ready.size:
+                    self.stir(desk)
+            self._set_alarm(self.desks.values())
+        except Exception as error:  # noqa: BLE001 - a half-made turn must not be gone on with
+            self._failed(error)
 
     # -- when a commit fails
 
@@ -278,21 +281,23 @@ class Floor:
         self._effects.clear()
         self._owing.clear()
         self._dirty.clear()
-        self.journal.seal()
+        # Not sealed: a row that cannot be made may be what failed.
+        self.journal = Journal()
         for tenant_id in self.desks:
             self._closed(tenant_id)
         self.desks.clear()
-        self.dispatch.forget_leases()
         refusal = _unavailable(error)
         for session in self.dispatch.sessions():
             session.end(refusal)
+        # After the sessions have left, so that none keeps slots that nobody else knows.
+        self.dispatch.forget_leases()
         self.watchers.end_all()
         if not self.stopping:
             self.spawn(self._recover())
 
     async def _recover(self) -> None:
         retrying = AsyncRetrying(
-            wait=wait_exponential(0.1, max=5), retry=retry_if_not_exception_type(AssertionError)
+            wait=wait_exponential(0.1, max=5), retry=retry_if_exception_type(Exception)
         )
         async for attempt in retrying:
             with attempt:
@@ -354,6 +359,17 @@ class Floor:
         self.serving = serving
         for listener in self._listeners:
             listener(serving)
+
+
+async def _stopping(step: Awaitable[None], name: str) -> None:
+    """A step of stopping. Whatever becomes of it, the next one follows."""
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await step
+    except TimeoutError:
+        log.warning("the store did not answer in time, stopping without", step=name)
+    except Exception as error:  # noqa: BLE001 - the process ends either way
+        log.warning("the store could not, stopping without", step=name, reason=str(error))
 
 
 def _delivery(session: AgentSession) -> Effect:
