@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+import structlog
 
 from tenure_server.core import errors, records
 from tenure_server.core.definition import WorkflowDefinition
@@ -25,11 +27,15 @@ from tenure_server.store.reads import Reads, TenantReads
 
 P = ParamSpec("P")
 T = TypeVar("T")
+#: What follows a mutation: it gets the answer, or None when its outcome is not known.
+Afterwards = Callable[[bytes | None], Awaitable[None]]
 
 #: How many request ids are read at once when a desk is opened.
 REQUEST_IDS_PAGE = 5000
 #: From so many bytes of input on they are checked beside the loop.
 BESIDE_THE_LOOP_BYTES = 256 << 10
+
+log = structlog.get_logger()
 
 
 class Engine:
@@ -47,6 +53,7 @@ class Engine:
         )
         self._readers = ThreadPoolExecutor(2, "reader")
         self._changing_tenants = asyncio.Lock()
+        self._following: set[asyncio.Task[bytes]] = set()
         self._floor = Floor(
             store,
             settings,
@@ -66,6 +73,8 @@ class Engine:
 
     async def stop(self) -> None:
         """Tells the agents, lets what is under way commit, and gives the seats back."""
+        if self._following:
+            await asyncio.wait(self._following)
         await self._floor.stop()
         self._readers.shutdown()
 
@@ -124,17 +133,22 @@ class Engine:
         remember_under: str,
         request: records.Request | None,
         work: Callable[[Acts], bytes],
+        afterwards: Afterwards | None = None,
     ) -> bytes:
         """Does a cold-path mutation once: the same request id gets the same bytes.
+
+        What lets it take effect here is done `afterwards`, even when the caller has gone: it gets
+        the bytes, or None when nobody knows whether the mutation was committed.
 
         Raises SeatElsewhere, RequestIdReused, StoreUnavailable, and whatever refusal `work` raises.
         """
         seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
         async with self._answers.claim(remember_under, [request]) as found:
             if request is None or not request.request_id:
-                return await self._floor.act(seats, work)
+                return await self._followed(self._floor.act(seats, work), bytes, afterwards)
             if request.request_id in found:
-                return found[request.request_id].response
+                known = _resolved(found[request.request_id])
+                return await self._followed(known, _response, afterwards)
             asked, now_us = request, self.now_us()
 
             def work_and_remember(acts: Acts) -> records.Answer:
@@ -144,7 +158,35 @@ class Engine:
 
             act = asyncio.ensure_future(self._floor.act(seats, work_and_remember))
             self._answers.keep(remember_under, act, {asked.request_id: None})
-            return (await asyncio.shield(act)).response
+            return await self._followed(act, _response, afterwards)
+
+    async def _followed(
+        self, act: Awaitable[T], response: Callable[[T], bytes], afterwards: Afterwards | None
+    ) -> bytes:
+        """Waits for an act and does what follows it, in a task that its caller cannot cancel."""
+
+        async def follow() -> bytes:
+            try:
+                answer = response(await act)
+            except errors.StoreUnavailable:
+                if afterwards is not None:
+                    await afterwards(None)
+                raise
+            if afterwards is not None:
+                await afterwards(answer)
+            return answer
+
+        task = asyncio.create_task(follow())
+        self._following.add(task)
+        task.add_done_callback(self._followed_through)
+        return await asyncio.shield(task)
+
+    def _followed_through(self, task: asyncio.Task[bytes]) -> None:
+        self._following.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, errors.Refusal):
+            # The caller may have gone, and would not hear of it.
+            log.warning("a change could not take effect", error=str(error))
 
     async def after_revoke(self, key: records.ApiKey) -> None:
         """Forgets a key that was revoked, and ends its streams."""
@@ -212,11 +254,22 @@ class Engine:
         graph = await asyncio.to_thread(definition.check)
         canonical = await asyncio.to_thread(definition.canonical)
         work = starting.registration(origin, definition, graph, canonical, self.now_us())
+
+        async def note(answer: bytes | None) -> None:
+            if answer is None:
+                self._registry.newest.pop((tenant_id, definition.name), None)
+            else:
+                version, _ = starting.parse_registration(answer)
+                self._registry.learn_newest(tenant_id, definition.name, version)
+
         answer = await self.mutate(
-            tenants=[tenant_id], remember_under=tenant_id, request=request, work=work
+            tenants=[tenant_id],
+            remember_under=tenant_id,
+            request=request,
+            work=work,
+            afterwards=note,
         )
         version, created = starting.parse_registration(answer)
-        self._registry.learn_newest(tenant_id, definition.name, version)
         known = await self.known_workflow(tenant_id, definition.name, version)
         return known.record, created
 
@@ -355,6 +408,14 @@ class Engine:
     def _read_workflow(self, tenant_id: str, name: str, version: int) -> KnownWorkflow | None:
         record = TenantReads(self._store, tenant_id).workflow(name, version)
         return None if record is None else KnownWorkflow.of(record)
+
+
+def _response(answer: records.Answer) -> bytes:
+    return answer.response
+
+
+async def _resolved(answer: records.Answer) -> records.Answer:
+    return answer
 
 
 def _answer(request: records.Request, response: bytes) -> records.Answer:

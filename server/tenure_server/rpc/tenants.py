@@ -89,8 +89,8 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
             remember_under=ids.INSTALLATION,
             request=repeatable(request, access.caller().rule.method),
             work=work,
+            afterwards=lambda _: self._engine.after_tenant_change(tenant.tenant_id),
         )
-        await self._engine.after_tenant_change(tenant.tenant_id)
         return tenants_pb2.CreateTenantResponse.FromString(answer)
 
     async def GetTenant(
@@ -144,8 +144,8 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
             remember_under=ids.INSTALLATION,
             request=repeatable(request, access.caller().rule.method),
             work=work,
+            afterwards=lambda _: self._engine.after_tenant_change(tenant_id),
         )
-        await self._engine.after_tenant_change(tenant_id)
         return tenants_pb2.UpdateTenantResponse.FromString(answer)
 
     async def CreateApiKey(
@@ -229,16 +229,20 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
             message = convert.api_key_message(acts.revoke_api_key(request.api_key_id, now_us))
             return tenants_pb2.RevokeApiKeyResponse(api_key=message).SerializeToString()
 
+        async def end_streams(_: bytes | None) -> None:
+            revoked = await self._engine.read(lambda: self._reads.api_key(request.api_key_id))
+            # Where the outcome was not known, the key may be good still.
+            if revoked is not None and revoked.revoke_us is not None:
+                await self._engine.after_revoke(revoked)
+                self._streams.end(revoked.api_key_id)
+
         answer = await self._engine.mutate(
             tenants=(),
             remember_under=self._memory(caller, key),
             request=repeatable(request, caller.rule.method),
             work=work,
+            afterwards=end_streams,
         )
-        revoked = await self._engine.read(lambda: self._reads.api_key(request.api_key_id))
-        if revoked is not None:
-            await self._engine.after_revoke(revoked)
-            self._streams.end(revoked.api_key_id)
         return tenants_pb2.RevokeApiKeyResponse.FromString(answer)
 
     async def GetCaller(
