@@ -55,7 +55,6 @@ class Consequences:
             self.fail(run, index, facts, Failure("OUTPUT_INVALID", f"output {problem}"), now_us)
             return Verdict.OUTPUT_REFUSED
         if end is STOPPED:
-            facts.lost += 1
             self.stop(run, index, facts, EventKind.TASK_LEASE_RETURNED, "stopped", now_us)
             return Verdict.APPLIED
         self.fail(run, index, facts, end, now_us)
@@ -97,6 +96,7 @@ class Consequences:
         journal = self.under()
         match decision:
             case lifecycle.Retry(at_us):
+                facts.lost = 0
                 facts.retry_us = at_us
                 run.move(index, TaskState.RETRYING)
                 run.write_task(journal, index, facts)

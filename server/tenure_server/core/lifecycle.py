@@ -30,7 +30,8 @@ from dataclasses import dataclass
 
 from tenure_server.core.definition import RetryPolicy
 
-#: How many leases of one task may be lost without its fault before it counts as failed.
+#: How many leases of one attempt may expire before the task counts as failed. Those that were
+#: given back, stopped or never accepted do not count.
 LOST_LEASES_MAX = 10
 
 

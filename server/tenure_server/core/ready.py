@@ -49,8 +49,9 @@ class ReadyQueue:
         #: A bucket whose rank improved is pushed again; its older entry is known by its older rank.
         self._heaps: dict[str, list[Entry]] = {}
         self._runs: dict[str, dict[tuple[str, int], Bucket]] = {}
-        #: By workflow and by the limit that was full: versions of one workflow may differ in it.
-        self._parked: dict[str, dict[int, list[Entry]]] = {}
+        #: By workflow; then by the limit that was full, in which its versions may differ, and by
+        #: kind, since no agent may be there for the kind of the best one.
+        self._parked: dict[str, dict[tuple[int, str], list[Entry]]] = {}
         self._pushes = 0
         self._dropped = 0
 
@@ -96,11 +97,11 @@ class ReadyQueue:
         self._push(bucket)
 
     def unpark(self, workflow: str) -> None:
-        """Brings back the best bucket of a workflow under each limit: a lease of it has ended."""
+        """Brings back the best bucket of each kind and limit: a lease of the workflow has ended."""
         parked = self._parked.get(workflow)
         if parked is None:
             return
-        for limit, heap in list(parked.items()):
+        for group, heap in list(parked.items()):
             while heap:
                 rank, _, bucket = heapq.heappop(heap)
                 if rank != bucket.rank or not bucket.parked:
@@ -111,7 +112,7 @@ class ReadyQueue:
                     break
                 self._forget(bucket)
             if not heap:
-                del parked[limit]
+                del parked[group]
         if not parked:
             del self._parked[workflow]
 
@@ -150,9 +151,8 @@ class ReadyQueue:
     def _push(self, bucket: Bucket) -> None:
         self._pushes += 1
         if bucket.parked:
-            definition = bucket.run.definition
-            limits = self._parked.setdefault(bucket.run.workflow, {})
-            heap = limits.setdefault(definition.max_leases, [])
+            groups = self._parked.setdefault(bucket.run.workflow, {})
+            heap = groups.setdefault((bucket.run.definition.max_leases, bucket.kind), [])
         else:
             heap = self._heaps.setdefault(bucket.kind, [])
         heapq.heappush(heap, (bucket.rank, self._pushes, bucket))

@@ -186,7 +186,6 @@ class AgentSession:
         """Takes back a lease that will not be executed."""
         desk, lease = self._find(run_id, task_key, term, token)
         if desk is not None and lease is not None:
-            lease.run.facts[lease.index].lost += 1
             desk.give_back(lease, self._host.now_us())
             self._host.stir(desk)
 

@@ -155,7 +155,6 @@ class Reference:
                 self._fail(run, task, end)
             case _:
                 assert end is STOPPED
-                task.lost += 1
                 self._stop(run, task)
         self._settle_down(run)
         return verdict
@@ -211,6 +210,7 @@ class Reference:
             task.state = "FAILED"
         else:
             task.state, task.retry_us = "RETRYING", self.now_us + policy.initial_delay_us
+            task.lost = 0
 
     def _stop(self, run: Run, task: Task) -> None:
         if run.state == "CANCELLING":

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.server.core.world import ACCEPT_US, LEASE_US, SECOND, World, json_payload, task
 
-from tenure_server.core.definition import Payload, RetryPolicy
+from tenure_server.core.definition import DAY_US, Payload, RetryPolicy
 from tenure_server.core.desk import TIMEOUT_GRACE_US
 from tenure_server.core.leases import STOPPED, Success
 from tenure_server.core.lifecycle import (
@@ -217,11 +217,35 @@ def test_leases_lost_without_the_tasks_fault_are_bounded() -> None:
         assert world.hold_one().attempt == 1
         world.wait(LEASE_US)
         assert world.state(run, "a") is TaskState.READY
-    world.settle(world.grant_one(), STOPPED)
+    world.hold_one()
+    world.wait(LEASE_US)
     assert world.state(run, "a") is TaskState.FAILED
     world.commit()
     failure = world.tables.task(run.run_id, 0).failure
     assert failure == Failure("LEASE_LOST", f"{LOST_LEASES_MAX + 1} leases ended without a result")
+
+
+def test_attempts_that_were_stopped_and_leases_given_back_are_no_losses() -> None:
+    world = World()
+    run = world.start(task("a"))
+    for _ in range(LOST_LEASES_MAX + 1):
+        world.settle(world.hold_one(), STOPPED)
+        world.desk.give_back(world.grant_one(), world.now_us)
+    assert world.state(run, "a") is TaskState.READY
+    assert world.grant_one().attempt == 1
+
+
+def test_a_new_attempt_begins_without_the_losses_of_the_one_before() -> None:
+    world = World()
+    run = world.start(task("a", retry=PATIENT))
+    for _ in range(LOST_LEASES_MAX):
+        world.hold_one()
+        world.wait(LEASE_US)
+    world.settle(world.hold_one(), BOOM)
+    world.wait(DAY_US)
+    world.hold_one()
+    world.wait(LEASE_US)
+    assert world.state(run, "a") is TaskState.READY
 
 
 def test_a_late_failure_of_a_task_that_is_ready_again_is_retried() -> None:

@@ -98,6 +98,16 @@ def test_versions_of_a_workflow_wait_each_under_its_own_limit() -> None:
     assert keys(world.grant()) == ["wide-2"], "two are live: too many for the narrow one"
 
 
+def test_a_place_is_not_kept_for_a_kind_that_nobody_asks_for() -> None:
+    world = World()
+    world.start_flow(flow(task("a"), name="full", max_leases=1))
+    world.start_flow(flow(task("b", kind="play"), task("c"), name="full", max_leases=1))
+    lease = world.grant_one()
+    assert world.grant(world.agent("all", kinds=["work", "play"])) == []
+    world.settle(lease)
+    assert keys(world.grant()) == ["c"]
+
+
 def test_the_place_of_a_cancelled_run_goes_to_the_next_of_its_workflow() -> None:
     world = World()
     runs = [world.start_flow(flow(task(f"r{n}"), name="full", max_leases=1)) for n in range(3)]
