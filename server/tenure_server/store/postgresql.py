@@ -23,6 +23,8 @@ from tenure_server.store.postgresql_journal import PostgresqlJournal
 _MIGRATION_LOCK = int.from_bytes(b"tenure", "big")
 _CONNECTING = {"connect_timeout": "5", "keepalives_idle": "5", "keepalives_interval": "2"}
 _CONNECTING |= {"keepalives_count": "3", "application_name": "tenure"}
+# Keepalives are not sent while what was sent is not acknowledged.
+_CONNECTING |= {"tcp_user_timeout": "10000"}
 _SESSION = {
     # What is acknowledged is on disk, whatever the server's default is.
     "synchronous_commit": "on",
@@ -32,6 +34,7 @@ _SESSION = {
 }
 # A coordinator that is stopped in the middle of a transaction must not keep others from its seats.
 _WRITING = {**_SESSION, "idle_in_transaction_session_timeout": "5s", "lock_timeout": "10s"}
+_WRITING |= {"statement_timeout": "10s"}
 _READING = {**_SESSION, "default_transaction_read_only": "on", "statement_timeout": "30s"}
 
 
@@ -70,12 +73,14 @@ class PostgresqlBackend:
     def migrating(self) -> Iterator[None]:
         """Keeps other coordinators from migrating at the same time."""
         self.writing.execute_sql("SET lock_timeout = '120s'")
+        self.writing.execute_sql("SET statement_timeout = 0")
         self.writing.execute_sql("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
         try:
             yield
         finally:
             self.writing.execute_sql("SELECT pg_advisory_unlock(%s)", (_MIGRATION_LOCK,))
             self.writing.execute_sql("SET lock_timeout = DEFAULT")
+            self.writing.execute_sql("SET statement_timeout = DEFAULT")
 
     def warm(self) -> None:
         """Does nothing: the server has been warm before."""

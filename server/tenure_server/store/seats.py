@@ -43,6 +43,7 @@ _TAKE = [
     for power in range(statements.LIST_MAX.bit_length())
 ]
 _RENEW = _SEAT.update({_SEAT.until_us: _slot("until_us")}).where(_SEAT.holder == _slot("holder"))
+_RECLAIM = _SEAT.update({_SEAT.term: _SEAT.term + 1}).where(_SEAT.holder == _slot("holder"))
 _RELEASE = _SEAT.update(
     {_SEAT.holder: Value(""), _SEAT.address: Value(""), _SEAT.until_us: Value(0)}
 ).where(_SEAT.holder == _slot("holder"))
@@ -96,6 +97,15 @@ class Seats:
             found = self._rows(_HELD)
         # On SQLite nobody else looks, so nothing is written.
         return [replace(seat, until_us=now_us + seat_us) for seat in found]
+
+    def reclaim(self) -> None:
+        """Raises the term of every seat that is held.
+
+        What this coordinator sent before and does not know the outcome of has ended then: a
+        transaction that is under way is waited for, and one that comes later is refused.
+        """
+        with self._writer.transaction():
+            self._run(_RECLAIM)
 
     def release(self) -> None:
         """Gives up all seats, so that others can take them at once."""

@@ -82,6 +82,15 @@ def test_renewing_keeps_the_term(store: Store) -> None:
     store.writer().commit(world.changes(term=1))
 
 
+def test_reclaiming_shuts_out_what_was_sent_under_the_term_before(store: Store) -> None:
+    world.settle(store)
+    Seats(store).reclaim()
+    assert terms(Seats(store).held()) == {TENANT: 2}
+    with pytest.raises(SeatLost):
+        store.writer().commit(world.changes(term=1))
+    store.writer().commit(world.changes(term=2))
+
+
 def test_the_next_coordinator_of_a_file_takes_every_seat(
     sqlite_url: str, opening: Callable[..., Store]
 ) -> None:
@@ -200,3 +209,11 @@ def test_a_seat_lasts_by_the_servers_clock(
     [seat] = Seats(first).renew(0, SEAT_US)
     assert seat.until_us > NOW
     assert Seats(second).take(NOW * 2, SEAT_US) == []
+
+
+def test_the_writing_connection_waits_for_no_statement_for_ever(
+    postgres_url: str, opening: Callable[..., Store]
+) -> None:
+    writing = opening(postgres_url).backend.writing
+    assert writing.execute_sql("SHOW statement_timeout").fetchone() == ("10s",)
+    assert writing.execute_sql("SHOW lock_timeout").fetchone() == ("10s",)
