@@ -78,19 +78,19 @@ class Work:
         self._floor.dispatch.call(session)
         session.add_credits(max_leases)
         try:
-            outbound = None
+            due = []
             if wait_us:
-                outbound = await session.outbound_within(wait_us / 1e6)
+                due.append(await session.outbound_within(wait_us / 1e6))
             else:
                 await self._floor.flushed()
-            # A lease may have been granted in the very moment the wait was over.
+            # More may have been granted meanwhile, or in the very moment the wait was over.
             session.drain()
             await self._floor.flushed()
             session.close()
-            outbound = outbound or await session.outbound()
+            due.append(await session.outbound())
             if session.ended is not None:
                 raise session.ended
-            leases = [] if outbound is None else outbound.leases
+            leases = [lease for outbound in due if outbound for lease in outbound.leases]
             for lease in leases:
                 self._floor.desk(lease.run.tenant_id).accept(lease)
             return leases
