@@ -16,6 +16,7 @@ from tenure_server.core.lifecycle import RunState
 from tenure_server.engine import starting
 from tenure_server.engine.answers import Answers
 from tenure_server.engine.floor import Floor
+from tenure_server.engine.keys import Keys
 from tenure_server.engine.registry import KnownWorkflow, Registry
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
@@ -46,6 +47,7 @@ class Engine:
         self._registry = Registry()
         self._store = store
         self._clock = clock
+        self._keys = Keys(Reads(store), self.read, self.now_us, settings.key_us)
         self._answers = Answers(
             lambda keys: self.read(Reads(store).answers, keys),
             self.now_us,
@@ -76,6 +78,7 @@ class Engine:
         if self._following:
             await asyncio.wait(self._following)
         await self._floor.stop()
+        await self._keys.stop()
         self._readers.shutdown()
 
     @property
@@ -113,18 +116,11 @@ class Engine:
 
     async def principal(self, secret_hash: bytes) -> records.ApiKey | None:
         """The key with this hash, valid or not, or None. At most `key_us` old."""
-        known = self._registry.keys.get(secret_hash)
-        now_us = self.now_us()
-        if known is not None and now_us - known.read_us < self.settings.key_us:
-            return known.key
-        key = await self.read(lambda: Reads(self._store).api_key_by_hash(secret_hash))
-        self._registry.learn_key(secret_hash, key, now_us)
-        return key
+        return await self._keys.by_hash(secret_hash)
 
     def still_valid(self, api_key_id: str) -> bool:
         """Whether a key that was valid once still is, as far as is known here."""
-        key = self._registry.keys_by_id.get(api_key_id)
-        return key is not None and key.valid_at(self.now_us())
+        return self._keys.still_valid(api_key_id)
 
     async def mutate(
         self,
@@ -189,8 +185,8 @@ class Engine:
             log.warning("a change could not take effect", error=str(error))
 
     async def after_revoke(self, key: records.ApiKey) -> None:
-        """Forgets a key that was revoked, and ends its streams."""
-        self._registry.forget_key(key)
+        """Notes that a key was revoked, and ends its streams."""
+        self._keys.learn([key], self.now_us())
         for session in self._floor.dispatch.sessions():
             if session.key.api_key_id == key.api_key_id:
                 session.end(errors.CredentialInvalid("the key was revoked"))

@@ -1,9 +1,8 @@
-"""What is known of keys and workflows, kept so that the hot path reads no database."""
+"""What is known of workflows, kept so that the hot path reads no database."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,7 +10,6 @@ from tenure_server.core import records
 from tenure_server.core.definition import WorkflowDefinition, parse
 from tenure_server.core.graph import Graph
 
-KEYS_MAX = 50_000
 WORKFLOWS_MAX = 2_000
 
 K = TypeVar("K")
@@ -39,11 +37,6 @@ class Recent(Generic[K, V]):
         if len(self._items) > self._size_max:
             self._items.popitem(last=False)
 
-    def forget(self, matches: Callable[[K, V], bool]) -> None:
-        """Forgets what matches."""
-        for key in [key for key, value in self._items.items() if matches(key, value)]:
-            del self._items[key]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownWorkflow:
@@ -60,36 +53,14 @@ class KnownWorkflow:
         return cls(record=record, definition=definition, graph=definition.check())
 
 
-@dataclass(frozen=True, slots=True)
-class KnownKey:
-    """A key as it was read, or that there is none, and when."""
-
-    key: records.ApiKey | None
-    read_us: int
-
-
 class Registry:
-    """Caches of keys by their hash and of workflow versions."""
+    """Caches of workflow versions."""
 
     def __init__(self) -> None:
-        self.keys: Recent[bytes, KnownKey] = Recent(KEYS_MAX)
-        #: Validity by key id, for streams that ask at every message.
-        self.keys_by_id: Recent[str, records.ApiKey] = Recent(KEYS_MAX)
         self.workflows: Recent[tuple[str, str, int], KnownWorkflow] = Recent(WORKFLOWS_MAX)
         self.digests: Recent[tuple[str, str], KnownWorkflow] = Recent(WORKFLOWS_MAX)
         #: The newest version of each workflow, exact while the seat is held here.
         self.newest: dict[tuple[str, str], int] = {}
-
-    def learn_key(self, secret_hash: bytes, key: records.ApiKey | None, now_us: int) -> None:
-        """Keeps what was read of a key."""
-        self.keys.put(secret_hash, KnownKey(key, now_us))
-        if key is not None:
-            self.keys_by_id.put(key.api_key_id, key)
-
-    def forget_key(self, key: records.ApiKey) -> None:
-        """Keeps a key in its newest form, and forgets the older one."""
-        self.keys.forget(lambda secret_hash, _: secret_hash == key.secret_hash)
-        self.keys_by_id.put(key.api_key_id, key)
 
     def learn_workflow(self, known: KnownWorkflow) -> None:
         """Keeps a version."""

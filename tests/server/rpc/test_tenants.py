@@ -14,6 +14,8 @@ from tests.conftest import LiveCoordinator
 from tests.server.rpc.conftest import Refused
 
 from tenure.v1 import access_pb2, runs_pb2, tenants_pb2, workflows_pb2
+from tenure_server.rpc import doorway
+from tenure_server.store.acts import Acts
 
 ADMIN, VIEWER = access_pb2.ROLE_TENANT_ADMIN, access_pb2.ROLE_VIEWER
 OPERATOR = access_pb2.ROLE_OPERATOR
@@ -291,3 +293,24 @@ async def test_keys_are_listed_page_by_page(coordinator: LiveCoordinator, refuse
     assert [list(key.roles) for key in mine.api_keys] == [[OPERATOR]]
     refusal = await refused(admin.ListApiKeys(tenants_pb2.ListApiKeysRequest()))
     assert refusal.code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_key_that_was_revoked_elsewhere_ends_its_silent_streams(
+    coordinator: LiveCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This coordinator hears of it from the store alone."""
+    monkeypatch.setattr(doorway, "STREAM_CHECK_SECONDS", 0.01)
+    engine = coordinator.server.engine
+    monkeypatch.setattr(engine._keys, "_key_us", 1)
+    secret = await coordinator.make_key("agent")
+    calls = coordinator.calls_with(secret)
+    call = calls.agents.Work()
+    await call.initial_metadata()
+    me = await calls.tenants.GetCaller(tenants_pb2.GetCallerRequest())
+
+    def revoke(acts: Acts) -> bytes:
+        acts.revoke_api_key(me.api_key.api_key_id, engine.now_us())
+        return b""
+
+    await engine.mutate(tenants=(), remember_under="", request=None, work=revoke)
+    assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
