@@ -37,6 +37,8 @@ STOP_SECONDS = 5.0
 CLEAR_SECONDS = 60.0
 CLEAR_ROWS = 500
 
+_UNTRUSTED = "the seats could not be renewed in time; nothing was changed"
+
 log = structlog.get_logger()
 
 
@@ -74,6 +76,9 @@ class Floor:
         self._listeners: list[Callable[[bool], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking = asyncio.Lock()
+        #: How often memory was thrown away.
+        self._failures = 0
+        self._recovering = False
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_us = 0
 
@@ -92,6 +97,9 @@ class Floor:
             new_desk=self._new_desk,
             slots_of=self.dispatch.slots_of,
         )
+        if self.seating.shared:
+            # From here on: opening the desks may take longer than a seat holds.
+            self.spawn(self._renew())
         await self.take_seats()
         self._set_serving(True)
         self.spawn(self._keep())
@@ -130,20 +138,32 @@ class Floor:
             if not self.serving:
                 raise errors.StoreUnavailable("the store cannot commit now; nothing was changed")
             raise errors.SeatElsewhere(tenant_id, self.seating.holder_of(tenant_id))
+        if not self.seating.trusted:
+            raise errors.StoreUnavailable(_UNTRUSTED)
 
     def desk(self, tenant_id: str) -> Desk:
         """The desk of a tenant. Raises as `check_seat`."""
         self.check_seat(tenant_id)
         return self.desks[tenant_id]
 
-    async def take_seats(self) -> None:
-        """Takes every free seat and opens its desk."""
+    async def take_seats(self, *, reclaim: bool = False) -> None:
+        """Takes every free seat and opens its desk. Raises StoreFailed, StoreUnavailable."""
         # Two at once would open the same desk twice, and the later one would forget the earlier.
         async with self._taking:
-            for desk in await self.seating.take(self.desks):
-                self.desks[desk.tenant.tenant_id] = desk
-                self._opened(desk.tenant.tenant_id)
-                self.stir(desk)
+            failures = self._failures
+            for seat in await self.seating.take(reclaim=reclaim):
+                if seat.tenant_id in self.desks:
+                    continue
+                stored = await self.seating.read(seat)
+                if failures != self._failures:
+                    raise errors.StoreUnavailable("a commit failed while the work was read back")
+                if stored is None:
+                    continue
+                desk = self.seating.open(seat, stored)
+                if desk is not None:
+                    self.desks[desk.tenant.tenant_id] = desk
+                    self._opened(desk.tenant.tenant_id)
+                    self.stir(desk)
 
     # -- what sessions need (sessions.Host)
 
@@ -153,6 +173,7 @@ class Floor:
 
     def desks_of(self, tenant_ids: Sequence[str]) -> Sequence[Desk]:
         """The desks of these tenants that are held here."""
+        self._check_trust()
         desks = self.desks
         return [desks[tenant_id] for tenant_id in tenant_ids if tenant_id in desks]
 
@@ -274,6 +295,7 @@ class Floor:
             kind=type(error).__name__,
             exc_info=None if known else error,
         )
+        self._failures += 1
         self._set_serving(False)
         abandons, self._abandons = self._abandons, []
         for abandon in abandons:
@@ -292,7 +314,8 @@ class Floor:
         # After the sessions have left, so that none keeps slots that nobody else knows.
         self.dispatch.forget_leases()
         self.watchers.end_all()
-        if not self.stopping:
+        if not self.stopping and not self._recovering:
+            self._recovering = True
             self.spawn(self._recover())
 
     async def _recover(self) -> None:
@@ -301,24 +324,42 @@ class Floor:
         )
         async for attempt in retrying:
             with attempt:
-                await self.take_seats()
+                # What failed may still be under way: only what is read after it is the truth.
+                await self.take_seats(reclaim=not self.desks)
+        self._recovering = False
         log.info("the store commits again")
         self._set_serving(True)
 
+    async def _renew(self) -> None:
+        """Renews the seats, whatever else is going on."""
+        turn_seconds = self._settings.seat_us / 3e6
+        while True:
+            await asyncio.sleep(turn_seconds)
+            self._check_trust()
+            try:
+                async with asyncio.timeout(turn_seconds):
+                    lost = await self.seating.renew(self.desks)
+                for tenant_id in lost:
+                    self._lose_seat(tenant_id)
+            except Exception as error:  # noqa: BLE001 - the next turn tries again
+                log.warning("the seats could not be renewed", error=str(error) or "it took long")
+            self._check_trust()
+
+    def _check_trust(self) -> None:
+        if self.desks and not self.seating.trusted:
+            self._failed(StoreFailed(_UNTRUSTED))
+
     async def _keep(self) -> None:
-        """Keeps the seats and takes those that fall free; now and then, clears out."""
-        seat_turn = self._settings.seat_us / 3e6 if self.seating.shared else CLEAR_SECONDS
+        """Takes the seats that fall free and opens desks left closed; now and then, clears out."""
+        turn_seconds = self._settings.seat_us / 3e6 if self.seating.shared else CLEAR_SECONDS
         waited = 0.0
         while True:
-            await asyncio.sleep(seat_turn)
-            waited += seat_turn
+            await asyncio.sleep(turn_seconds)
+            waited += turn_seconds
             if not self.serving:
                 continue
             try:
-                if self.seating.shared:
-                    for tenant_id in await self.seating.renew(self.desks):
-                        self._lose_seat(tenant_id)
-                    await self.take_seats()
+                await self.take_seats()
                 if waited >= CLEAR_SECONDS:
                     waited = 0.0
                     await self._clear_out()
@@ -334,7 +375,9 @@ class Floor:
 
     def _lose_seat(self, tenant_id: str) -> None:
         log.warning("another coordinator took the seat", tenant=tenant_id)
-        desk = self.desks.pop(tenant_id)
+        desk = self.desks.pop(tenant_id, None)
+        if desk is None:
+            return  # memory was thrown away meanwhile
         self._dirty.discard(desk)
         for lease in desk.leases.values():
             lease.agent.leases.pop(lease.key, None)

@@ -26,6 +26,14 @@ class StoredRun:
     outputs: dict[int, Payload]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTenant:
+    """A tenant with all its open work."""
+
+    tenant: records.Tenant
+    runs: list[StoredRun]
+
+
 def read_open_runs(reads: TenantReads) -> list[StoredRun]:
     """Reads every open run of a tenant with its tasks. Runs in a reader thread."""
     tasks: defaultdict[str, dict[int, records.Task]] = defaultdict(dict)

@@ -7,16 +7,18 @@ harm nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+import asyncio
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from tenure_server.core import records
 from tenure_server.core.desk import Desk
 from tenure_server.core.leases import AgentSlots
+from tenure_server.engine import restore
 from tenure_server.engine.commits import Commits
-from tenure_server.engine.restore import StoredRun, read_open_runs, restore
 from tenure_server.store.database import Store
+from tenure_server.store.errors import StoreFailed
 from tenure_server.store.reads import Reads, TenantReads
 from tenure_server.store.seats import Seats
 
@@ -24,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Seating:
-    """Takes seats on the writer's thread and opens their desks."""
+    """Takes seats on the writer's thread, reads their work in others, and opens their desks."""
 
     def __init__(
         self,
@@ -46,31 +48,48 @@ class Seating:
         self._new_desk = new_desk
         self._slots_of = slots_of
         self._elsewhere: dict[str, str] = {}
+        self._trusted_until_us = 0
+        #: Tenants whose open work cannot be read back, with the term under which that was tried.
+        self._broken: set[tuple[str, int]] = set()
 
     def holder_of(self, tenant_id: str) -> str:
         """Where the holder of a tenant's seat is reached, as far as is known. Empty: unknown."""
         return self._elsewhere.get(tenant_id, "")
 
-    async def take(self, opened: Container[str]) -> list[Desk]:
-        """Takes every free seat, and opens the desks of all held here that are not open yet."""
+    @property
+    def trusted(self) -> bool:
+        """Whether nobody else can have taken a seat that is held here.
+
+        A coordinator that is cut off from the store must cease by itself to believe in its seats.
+        """
+        return not self.shared or self._now_us() < self._trusted_until_us
+
+    async def take(self, *, reclaim: bool) -> list[records.Seat]:
+        """Takes every free seat, renews the others, and gives all whose desks can be opened.
+
+        With `reclaim`, nothing that was written before and is not known to have been counts later.
+        """
         now_us = self._now_us()
 
         def take() -> list[records.Seat]:
+            if reclaim:
+                self._seats.reclaim()
             self._seats.take(now_us, self._seat_us)
-            return self._seats.held()
+            return self._seats.renew(now_us, self._seat_us)
 
-        held = await self._commits.on_writer(take)
-        desks = [await self._open(seat) for seat in held if seat.tenant_id not in opened]
+        seats = await self._commits.on_writer(take)
+        self._trust_from(now_us)
         if self.shared:
             await self._learn_others()
-        return desks
+        return [seat for seat in seats if (seat.tenant_id, seat.term) not in self._broken]
 
-    async def renew(self, desks: Iterable[str]) -> list[str]:
+    async def renew(self, desks: Mapping[str, Desk]) -> list[str]:
         """Renews the seats, and gives the tenants of those that were lost."""
         now_us = self._now_us()
         seats = await self._commits.on_writer(lambda: self._seats.renew(now_us, self._seat_us))
-        kept = {seat.tenant_id for seat in seats}
-        lost = [tenant_id for tenant_id in desks if tenant_id not in kept]
+        self._trust_from(now_us)
+        terms = {seat.tenant_id: seat.term for seat in seats}
+        lost = [name for name, desk in desks.items() if terms.get(name) != desk.term]
         if lost:
             await self._learn_others()
         return lost
@@ -79,22 +98,50 @@ class Seating:
         """Gives the seats back, so that another coordinator can take them at once."""
         await self._commits.on_writer(self._seats.release)
 
-    async def _open(self, seat: records.Seat) -> Desk:
-        """Reads a tenant's open work back. Nothing else happens to it until its desk is open."""
+    async def read(self, seat: records.Seat) -> restore.StoredTenant | None:
+        """Reads a tenant's open work. None: it is broken, or the seat was lost meanwhile."""
+        # However long it takes, the writer's thread is free to renew the seats.
+        try:
+            stored = await asyncio.to_thread(self._read, seat)
+        except StoreFailed:
+            raise
+        except Exception as error:  # noqa: BLE001 - the other tenants' work goes on
+            self._give_up(seat, error)
+            return None
+        held = await self._commits.on_writer(self._seats.held)
+        if (seat.tenant_id, seat.term) not in {(one.tenant_id, one.term) for one in held}:
+            return None
+        return stored
 
-        def read() -> tuple[records.Tenant | None, list[StoredRun]]:
-            with self._store.reading():
-                tenant = Reads(self._store).tenant(seat.tenant_id)
-                return tenant, read_open_runs(TenantReads(self._store, seat.tenant_id))
-
-        tenant, stored = await self._commits.on_writer(read)
-        if tenant is None:
-            raise LookupError(f"tenant {seat.tenant_id} has a seat but no row")
-        desk = self._new_desk(tenant, seat.term)
-        restore(desk, stored, self._slots_of, self._now_us())
+    def open(self, seat: records.Seat, stored: restore.StoredTenant) -> Desk | None:
+        """Opens a desk with the work that was read. None: the work is broken."""
+        desk = self._new_desk(stored.tenant, seat.term)
+        try:
+            restore.restore(desk, stored.runs, self._slots_of, self._now_us())
+        except Exception as error:  # noqa: BLE001 - the other tenants' work goes on
+            for lease in desk.leases.values():
+                lease.agent.leases.pop(lease.key, None)
+            self._give_up(seat, error)
+            return None
         if desk.runs:
             log.info("open work read back", tenant=seat.tenant_id, runs=len(desk.runs))
         return desk
+
+    def _trust_from(self, asked_us: int) -> None:
+        # The seats hold at least so long from when it was asked, whatever the server's clock says.
+        self._trusted_until_us = max(self._trusted_until_us, asked_us + self._seat_us)
+
+    def _give_up(self, seat: records.Seat, error: Exception) -> None:
+        self._broken.add((seat.tenant_id, seat.term))
+        log.error("open work cannot be read back", tenant=seat.tenant_id, exc_info=error)
+
+    def _read(self, seat: records.Seat) -> restore.StoredTenant:
+        with self._store.reading():
+            tenant = Reads(self._store).tenant(seat.tenant_id)
+            if tenant is None:
+                raise LookupError(f"tenant {seat.tenant_id} has a seat but no row")
+            runs = restore.read_open_runs(TenantReads(self._store, seat.tenant_id))
+            return restore.StoredTenant(tenant, runs)
 
     async def _learn_others(self) -> None:
         def read() -> dict[str, str]:

@@ -99,6 +99,8 @@ class House:
     """An engine, with what a test needs around it."""
 
     folder: Path
+    #: On SQLite in the folder if empty.
+    url: str = field(default="", kw_only=True)
     settings: Settings = field(default_factory=Settings)
     clock: TestClock = field(default_factory=TestClock)
     store: TrickyStore = field(init=False)
@@ -108,7 +110,7 @@ class House:
 
     async def open(self) -> None:
         """Opens the store and starts the engine."""
-        url = f"sqlite:///{self.folder}/tenure.db"
+        url = self.url or f"sqlite:///{self.folder}/tenure.db"
         self.store = TrickyStore(open_store(url, holder=str(self.folder), address="here:1"))
         self.engine = Engine(self.store, self.settings, self.clock)
         await self.engine.start()
