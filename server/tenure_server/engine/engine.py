@@ -13,6 +13,7 @@ import structlog
 from tenure_server.core import errors, records
 from tenure_server.core.definition import WorkflowDefinition
 from tenure_server.core.lifecycle import RunState
+from tenure_server.core.seen import Seen
 from tenure_server.engine import starting
 from tenure_server.engine.answers import Answers
 from tenure_server.engine.floor import Floor
@@ -24,6 +25,7 @@ from tenure_server.engine.watch import follow
 from tenure_server.engine.work import Work
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
+from tenure_server.store.errors import StoreFailed
 from tenure_server.store.reads import Reads, TenantReads
 
 P = ParamSpec("P")
@@ -371,18 +373,34 @@ class Engine:
     # -- parts
 
     async def _judge(self, session: AgentSession, report: Report) -> None:
-        await self.work.judge_and_tell(session, report)
+        try:
+            await self.work.judge_and_tell(session, report)
+        except StoreFailed as error:
+            log.warning("a result could not be judged", error=str(error), run_id=report.ref[0])
+            # Without an answer the agent would wait for ever; so it reports again.
+            session.end(errors.StoreUnavailable("the store cannot be read now"))
 
     def _opened(self, tenant_id: str) -> None:
         """A desk was opened: its request ids are read, and until then each is looked up."""
         seen = self._answers.open(tenant_id)
 
+        stored, reads = Seen(), TenantReads(self._store, tenant_id)
+
+        def fill(after: str) -> str:
+            page = reads.request_ids(after, REQUEST_IDS_PAGE)
+            for request_id, at_us in page:
+                stored.add(request_id, at_us)
+            return page[-1][0] if page else ""
+
         async def cover() -> None:
-            reads, after = TenantReads(self._store, tenant_id), ""
-            while page := await self.read(reads.request_ids, after, REQUEST_IDS_PAGE):
-                for request_id, at_us in page:
-                    seen.add(request_id, at_us)
-                after = page[-1][0]
+            try:
+                after = await self.read(fill, "")
+                while after:
+                    after = await self.read(fill, after)
+            except StoreFailed as error:
+                log.warning("request ids could not be read", error=str(error), tenant=tenant_id)
+                return
+            seen.put_before(stored)
             self._answers.cover(tenant_id, seen)
 
         self._floor.spawn(cover())
