@@ -24,6 +24,8 @@ _TROUBLE = {
     EventKind.TASK_LEASE_LOST: logging.WARNING,
     EventKind.TASK_LEASE_RETURNED: logging.INFO,
 }
+#: Events whose message is a handler's.
+_SAID_BY_HANDLERS = {EventKind.TASK_RETRYING, EventKind.TASK_FAILED}
 #: Levels by number of the event. Most events are of other kinds and cost one look-up here.
 LEVELS: dict[int, int] = {int(kind): level for kind, level in (_RUN_LEVELS | _TROUBLE).items()}
 SENTENCES = {int(kind): kind.name.lower().replace("_", " ") for kind in EventKind}
@@ -66,7 +68,8 @@ def _fields(row: Row, changes: Changes, desks: Mapping[str, Desk]) -> dict[str, 
         fields |= {"task_key": task_key, "attempt": attempt, "term": term, "agent": agent}
     if code:
         fields["code"] = code
-    if message:
+    # What handlers say can hold tenants' secrets: that stays in the log of the run.
+    if message and EventKind(row[4]) not in _SAID_BY_HANDLERS:
         fields["reason"] = message
     return fields
 
