@@ -103,6 +103,9 @@ class Coordinator:
 
     async def start(self) -> None:
         """Opens everything and serves. Raises StartError, StoreOpenError; then nothing is open."""
+        if self.config.ready_file is not None:
+            # One that a crash left must not tell that this coordinator serves.
+            self.config.ready_file.unlink(missing_ok=True)
         async with contextlib.AsyncExitStack() as undo:
             rules = access.all_rules()
             undo.push_async_callback(self._server.stop, None)
@@ -135,6 +138,10 @@ class Coordinator:
         if self.config.ready_file is not None:
             ready = {"address": self.address, "pid": os.getpid()}
             write_private(self.config.ready_file, orjson.dumps(ready), mode=0o644)
+        if self.config.in_the_clear:
+            log.warning(
+                "serving without TLS: keys can be read on the way", listen=self.config.listen
+            )
         log.info("serving", address=self.address, store=self.store.kind)
 
     async def stop(self) -> None:

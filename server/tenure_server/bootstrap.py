@@ -78,6 +78,9 @@ async def bootstrap(engine: Engine, store: Store, file: Path, tenant_id: str) ->
     write_private(file, orjson.dumps({"tenant": tenant_id, **words}, option=orjson.OPT_INDENT_2))
     try:
         made = await engine.mutate(tenants=(), remember_under="", request=None, work=work)
+    except errors.AlreadyExists:
+        # Another one's tenant came between our look and our insert, and its keys with it.
+        made = b""
     except errors.Refusal:
         _withdraw(file)
         raise

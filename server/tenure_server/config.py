@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -17,6 +19,8 @@ SEAT_SECONDS_MAX = 60.0
 SEAT_SECONDS_DEFAULT = 6.0
 LISTEN_DEFAULT = "127.0.0.1:7233"
 TENANT_DEFAULT = "dev"
+#: As in the contract.
+_TENANT = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
 class ConfigError(ValueError):
@@ -85,6 +89,11 @@ class Config:
         for name, path in (("--ready-file", ready_file), ("--bootstrap", bootstrap)):
             if path is not None and not path.absolute().parent.is_dir():
                 raise ConfigError(f"{name}: there is no directory {path.absolute().parent}")
+        if not _TENANT.fullmatch(bootstrap_tenant):
+            raise ConfigError(
+                "--bootstrap-tenant must begin with a lower-case letter and have at most 40 "
+                f"lower-case letters, digits and hyphens, not {bootstrap_tenant!r}"
+            )
         return cls(
             store=_checked_store(store),
             listen=listen,
@@ -100,6 +109,17 @@ class Config:
             log_format=log_format,
             log_level=log_level,
         )
+
+    @property
+    def in_the_clear(self) -> bool:
+        """Whether keys can be read on the network: no TLS, and callers on other machines."""
+        if self.tls is not None:
+            return False
+        host = self.listen.rpartition(":")[0].strip("[]")
+        try:
+            return not ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host != "localhost"
 
     def advertised(self, port: int) -> str:
         """Where others reach this coordinator, once its port is known."""
@@ -148,13 +168,22 @@ def _read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tl
         return None
     if cert is None or key is None:
         raise ConfigError("--tls-cert and --tls-key come together")
-    return TlsFiles(
+    files = TlsFiles(
         cert=_read_pem("--tls-cert", cert, "CERTIFICATE"),
         key=_read_pem("--tls-key", key, "PRIVATE KEY"),
         client_ca=(
             None if client_ca is None else _read_pem("--tls-client-ca", client_ca, "CERTIFICATE")
         ),
     )
+    try:
+        # With a word for keys that need one: otherwise OpenSSL asks for it at the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, lambda: "none")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(f"--tls-key: {key} is not the key of {cert}") from None
+        reason = error.reason or error
+        raise ConfigError(f"--tls-cert {cert} and --tls-key {key} do not load: {reason}") from None
+    return files
 
 
 def _read_pem(flag: str, path: Path, kind: str) -> bytes:

@@ -29,10 +29,13 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.conftest import LiveCoordinator, serving
+from tests.server.test_config import PLAIN
 
 from tenure.v1 import tenants_pb2, tenants_pb2_grpc
 from tenure_server import app, config
+from tenure_server.core import errors, records
 from tenure_server.store import sqlite
+from tenure_server.store.acts import Acts
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -181,6 +184,53 @@ async def test_a_start_that_fails_leaves_nothing_open(
         await taken.start()
     async with serving(store, tmp_path) as live:
         assert live.address != coordinator.address
+
+
+async def test_a_ready_file_that_a_crash_left_is_taken_away_before_anything_else(
+    tmp_path: Path, coordinator: LiveCoordinator
+) -> None:
+    """Who waits for it must not believe that a coordinator serves which could not start."""
+    ready = tmp_path / "ready.json"
+    ready.write_text("stale")
+    store = f"sqlite:///{tmp_path}/other.db"
+    taken = app.Coordinator(
+        config.Config(store=store, listen=coordinator.address, ready_file=ready)
+    )
+    with pytest.raises(app.StartError):
+        await taken.start()
+    assert not ready.exists()
+
+
+async def test_it_starts_though_another_one_made_the_first_tenant_in_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the keys are the other one's, and ours are withdrawn."""
+    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
+
+    def late(self: Acts, tenant: records.Tenant) -> None:
+        raise errors.AlreadyExists("there is a tenant dev already", tenant_id="dev")
+
+    monkeypatch.setattr(Acts, "create_tenant", late)
+    words = tmp_path / "credentials.json"
+    store = f"sqlite:///{tmp_path}/t.db"
+    server = app.Coordinator(config.Config(store=store, listen="127.0.0.1:0", bootstrap_file=words))
+    await server.start()
+    await server.stop()
+    assert not words.exists()
+
+
+def test_a_key_that_is_not_the_certificates_is_found(tmp_path: Path) -> None:
+    """Before a client meets a handshake that fails."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    own, _ = _sign("coordinator")
+    other, _ = _sign("other")
+    cert.write_bytes(own.cert)
+    key.write_bytes(own.key)
+    files = {"tls_cert": cert, "tls_key": key}
+    assert config.Config.checked(**{**PLAIN, **files}).tls is not None
+    key.write_bytes(other.key)
+    with pytest.raises(config.ConfigError, match=r"key\.pem is not the key of .*cert\.pem"):
+        config.Config.checked(**{**PLAIN, **files})
 
 
 # -- TLS -------------------------------------------------------------------------------------------

@@ -57,6 +57,9 @@ def test_plain_settings_are_taken() -> None:
         ({"lease_seconds": float("nan")}, "--lease-seconds must lie"),
         ({"ready_file": Path("/nowhere/at/all")}, "--ready-file: there is no directory"),
         ({"bootstrap": Path("/nowhere/at/all")}, "--bootstrap: there is no directory"),
+        ({"bootstrap_tenant": "Dev"}, "--bootstrap-tenant must begin with a lower-case letter"),
+        ({"bootstrap_tenant": "dev\n"}, "--bootstrap-tenant must"),
+        ({"bootstrap_tenant": "a" * 41}, "--bootstrap-tenant must"),
         ({"tls_cert": Path("c.pem")}, "--tls-cert and --tls-key come together"),
         ({"tls_key": Path("k.pem")}, "--tls-cert and --tls-key come together"),
         ({"tls_client_ca": Path("ca.pem")}, "--tls-client-ca needs"),
@@ -72,6 +75,23 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], words: str) -> 
         Config.checked(**{**PLAIN, **changes})
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("listen", "clear"),
+    [
+        ("127.0.0.1:0", False),
+        ("[::1]:0", False),
+        ("localhost:0", False),
+        ("0.0.0.0:0", True),
+        ("10.0.0.7:0", True),
+        ("me.example:0", True),
+    ],
+)
+def test_it_knows_when_keys_can_be_read_on_the_network(listen: str, clear: bool) -> None:
+    """Without TLS, when others than this machine's own can call."""
+    made = Config.checked(**{**PLAIN, "listen": listen, "address": "me.example:1"})
+    assert made.in_the_clear is clear
 
 
 def test_a_key_where_a_certificate_belongs_is_found(tmp_path: Path) -> None:
