@@ -56,6 +56,7 @@ class Lease:
         "deadline_us",
         "index",
         "key",
+        "progress",
         "run",
         "task",
         "term",
@@ -94,6 +95,8 @@ class Lease:
         #: Why the attempt is to be stopped. Empty: it is not.
         self.cancelling = ""
         self.checkpoint = checkpoint
+        #: What the handler last said: how far it is, 0 to 1, and what it does. Memory only.
+        self.progress: tuple[float, str] | None = None
         self.upstream = upstream or {}
 
 

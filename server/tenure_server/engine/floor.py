@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 from tenure_server.core import errors, records
 from tenure_server.core.desk import Desk
 from tenure_server.core.journal import Journal
-from tenure_server.engine import chronicle
+from tenure_server.engine import chronicle, keeping
 from tenure_server.engine.commits import Abandon, Batch, Commits, Effect
 from tenure_server.engine.dispatch import Dispatch
 from tenure_server.engine.seating import Seating
@@ -33,11 +33,7 @@ T = TypeVar("T")
 
 #: How long each step of stopping may take that waits for the store.
 STOP_SECONDS = 5.0
-#: How often what is no longer needed is forgotten, and how many rows at once.
-CLEAR_SECONDS = 60.0
-CLEAR_ROWS = 500
 
-_UNTRUSTED = "the seats could not be renewed in time; nothing was changed"
 
 log = structlog.get_logger()
 
@@ -87,7 +83,7 @@ class Floor:
     async def start(self) -> None:
         """Takes the free seats and reads their open work back."""
         self.commits = Commits(
-            self._store.writer(), seal=self._seal, committed=self._committed, failed=self._failed
+            self._store.writer(), seal=self._seal, committed=self._committed, failed=self.fail
         )
         self.seating = Seating(
             self._store,
@@ -99,10 +95,10 @@ class Floor:
         )
         if self.seating.shared:
             # From here on: opening the desks may take longer than a seat holds.
-            self.spawn(self._renew())
+            self.spawn(keeping.renew(self, self._settings))
         await self.take_seats()
         self._set_serving(True)
-        self.spawn(self._keep())
+        self.spawn(keeping.keep(self, self._settings))
 
     async def stop(self) -> None:
         """Tells the agents, lets what is under way commit, and gives the seats back."""
@@ -139,7 +135,7 @@ class Floor:
                 raise errors.StoreUnavailable("the store cannot commit now; nothing was changed")
             raise errors.SeatElsewhere(tenant_id, self.seating.holder_of(tenant_id))
         if not self.seating.trusted:
-            raise errors.StoreUnavailable(_UNTRUSTED)
+            raise errors.StoreUnavailable(keeping.UNTRUSTED)
 
     def desk(self, tenant_id: str) -> Desk:
         """The desk of a tenant. Raises as `check_seat`."""
@@ -173,7 +169,7 @@ class Floor:
 
     def desks_of(self, tenant_ids: Sequence[str]) -> Sequence[Desk]:
         """The desks of these tenants that are held here."""
-        self._check_trust()
+        keeping.check_trust(self)
         desks = self.desks
         return [desks[tenant_id] for tenant_id in tenant_ids if tenant_id in desks]
 
@@ -251,7 +247,7 @@ class Floor:
         deliveries = [_delivery(session) for session in owing]
         changes = self.journal.seal()
         told = chronicle.lines(changes, self.desks)
-        # Last: if anything above fails, `_failed` still finds those who wait.
+        # Last: if anything above fails, `fail` still finds those who wait.
         effects, self._effects = self._effects + deliveries, []
         abandons, self._abandons = self._abandons, []
         if told:
@@ -282,11 +278,11 @@ class Floor:
                     self.stir(desk)
             self._set_alarm(self.desks.values())
         except Exception as error:  # noqa: BLE001 - a half-made turn must not be gone on with
-            self._failed(error)
+            self.fail(error)
 
     # -- when a commit fails
 
-    def _failed(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Throws memory away and reads it back: what the store has is the truth."""
         known = isinstance(error, (StoreFailed, StoreConflict, SeatLost))
         log.error(
@@ -330,50 +326,8 @@ class Floor:
         log.info("the store commits again")
         self._set_serving(True)
 
-    async def _renew(self) -> None:
-        """Renews the seats, whatever else is going on."""
-        turn_seconds = self._settings.seat_us / 3e6
-        while True:
-            await asyncio.sleep(turn_seconds)
-            self._check_trust()
-            try:
-                async with asyncio.timeout(turn_seconds):
-                    lost = await self.seating.renew(self.desks)
-                for tenant_id in lost:
-                    self._lose_seat(tenant_id)
-            except Exception as error:  # noqa: BLE001 - the next turn tries again
-                log.warning("the seats could not be renewed", error=str(error) or "it took long")
-            self._check_trust()
-
-    def _check_trust(self) -> None:
-        if self.desks and not self.seating.trusted:
-            self._failed(StoreFailed(_UNTRUSTED))
-
-    async def _keep(self) -> None:
-        """Takes the seats that fall free and opens desks left closed; now and then, clears out."""
-        turn_seconds = self._settings.seat_us / 3e6 if self.seating.shared else CLEAR_SECONDS
-        waited = 0.0
-        while True:
-            await asyncio.sleep(turn_seconds)
-            waited += turn_seconds
-            if not self.serving:
-                continue
-            try:
-                await self.take_seats()
-                if waited >= CLEAR_SECONDS:
-                    waited = 0.0
-                    await self._clear_out()
-            except Exception as error:  # noqa: BLE001 - the next turn tries again
-                log.warning("the seats could not be kept", error=str(error))
-
-    async def _clear_out(self) -> None:
-        now_us = self.now_us()
-        self.dispatch.forget_left(now_us - self._settings.agent_memory_us)
-        before_us = now_us - self._settings.answer_memory_us
-        while await self.act({}, lambda acts: acts.forget_answers(before_us, CLEAR_ROWS)):
-            log.debug("forgot old answers")
-
-    def _lose_seat(self, tenant_id: str) -> None:
+    def lose_seat(self, tenant_id: str) -> None:
+        """Lets go of a tenant that another coordinator decides for now."""
         log.warning("another coordinator took the seat", tenant=tenant_id)
         desk = self.desks.pop(tenant_id, None)
         if desk is None:

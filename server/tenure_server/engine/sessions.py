@@ -157,6 +157,8 @@ class AgentSession:
         if desk is None or lease is None:
             return (run_id, task_key, term, Standing.LOST, now_us)
         standing = desk.renew(lease, renewal.checkpoint, now_us)
+        if renewal.progress is not None:
+            lease.progress = renewal.progress, renewal.message
         self._host.stir(desk)
         return (run_id, task_key, term, standing, lease.until_us)
 

@@ -105,6 +105,6 @@ async def test_an_agent_whose_session_a_failure_ended_keeps_no_slots_of_before(
     session.add_credits(1)
     await house.engine.committed()
     before = session.agent
-    house.engine._floor._failed(StoreFailed("says the test"))
+    house.engine._floor.fail(StoreFailed("says the test"))
     assert session.agent is not before
     assert session.agent is house.engine._floor.dispatch.slots_of(before.holder, before.name)

@@ -23,7 +23,11 @@ def broken(self: TenantReads, *args: Any) -> None:
 
 async def _settled(house: House) -> None:
     """Waits for the work beside the loop, but for the loop that keeps the seats."""
-    beside = [one for one in house.engine._floor._tasks if "_keep" not in repr(one)]
+    beside = [
+        one
+        for one in house.engine._floor._tasks
+        if "keep()" not in repr(one) and "coro=<keep" not in repr(one)
+    ]
     if beside:
         await asyncio.wait(beside)
 

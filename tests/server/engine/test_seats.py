@@ -12,7 +12,7 @@ from tests.server.core.world import START_US, task
 from tests.server.engine.conftest import PATIENCE_SECONDS, TENANT, House
 
 from tenure_server.core import errors, records
-from tenure_server.engine import floor, restore
+from tenure_server.engine import keeping, restore
 from tenure_server.engine.settings import Settings
 from tenure_server.store.acts import Acts
 from tenure_server.store.errors import StoreFailed
@@ -138,7 +138,7 @@ async def test_a_tenant_whose_open_work_is_broken_keeps_no_other_from_being_serv
         return runs
 
     monkeypatch.setattr(restore, "read_open_runs", read_broken)
-    house.engine._floor._failed(StoreFailed("says the test"))
+    house.engine._floor.fail(StoreFailed("says the test"))
     await house.serving()
     house.engine.check_seat("other")
     with pytest.raises(errors.SeatElsewhere):
@@ -156,11 +156,11 @@ async def test_a_desk_that_was_read_before_a_failure_is_not_opened_after_it(
         stored = await read(seat)
         seen.append(stored)
         if len(seen) == 1:
-            office._failed(StoreFailed("again, says the test"))
+            office.fail(StoreFailed("again, says the test"))
         return stored
 
     monkeypatch.setattr(office.seating, "read", read_and_fail)
-    office._failed(StoreFailed("says the test"))
+    office.fail(StoreFailed("says the test"))
     await house.serving()
     assert len(seen) == 2
     assert list(office.desks) == [TENANT]
@@ -171,7 +171,7 @@ async def test_a_desk_that_was_read_before_a_failure_is_not_opened_after_it(
 async def test_a_tenant_whose_maker_went_away_is_served_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floor, "CLEAR_SECONDS", 0.01)
+    monkeypatch.setattr(keeping, "CLEAR_SECONDS", 0.01)
     house = House(tmp_path)
     await house.open()
     opened: asyncio.Queue[str] = asyncio.Queue()
