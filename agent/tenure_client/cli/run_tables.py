@@ -119,6 +119,7 @@ def show_task(task: runs_pb2.Task, *, json: bool) -> None:
             ("state", plain.word(_TASK_STATE, task.state)),
             ("attempt", task.attempt),
             ("agent", task.agent),
+            ("progress", _progress(task)),
             ("took", _task_took(task)),
             ("leased", _time(task, "lease_time")),
             ("ended", _time(task, "end_time")),
@@ -128,6 +129,12 @@ def show_task(task: runs_pb2.Task, *, json: bool) -> None:
             ("output", _json_text(plain.of(task.output)) if task.HasField("output") else None),
         )
     )
+
+
+def _progress(task: runs_pb2.Task) -> str | None:
+    if not task.HasField("progress"):
+        return None
+    return f"{task.progress:.0%} {task.progress_message}".rstrip()
 
 
 def counts(tasks: runs_pb2.TaskCounts) -> str:

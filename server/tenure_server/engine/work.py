@@ -44,6 +44,12 @@ class Work:
         """The agents of a tenant, by name."""
         return self._floor.dispatch.list(tenant_id)
 
+    def progress(self, tenant_id: str, run_id: str, index: int) -> tuple[float, str] | None:
+        """How far the handler of a leased task says it is, 0 to 1, and what it does."""
+        desk = self._floor.desks.get(tenant_id)
+        lease = None if desk is None else desk.leases.get((run_id, index))
+        return None if lease is None else lease.progress
+
     def open_session(
         self, key: records.ApiKey, tenant_ids: Sequence[str], hello: Hello
     ) -> AgentSession:

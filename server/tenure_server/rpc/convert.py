@@ -321,6 +321,7 @@ def task_message(
     state: TaskState,
     row: records.Task | None,
     *,
+    progress: tuple[float, str] | None = None,
     with_output: bool = False,
 ) -> runs_pb2.Task:
     """A task from its definition, its state, and its row where it has one."""
@@ -344,6 +345,8 @@ def task_message(
         message.retry_time.CopyFrom(timestamp(row.retry_us))
     if row.failure is not None and row.failure != _NO_FAILURE:
         message.failure.CopyFrom(_failure_message(row.failure))
+    if progress is not None and state is TaskState.LEASED:
+        message.progress, message.progress_message = progress
     if with_output and row.output is not None:
         fill_payload(message.output, row.output)
     return message

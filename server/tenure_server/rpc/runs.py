@@ -121,9 +121,11 @@ class Runs(runs_pb2_grpc.RunsServicer):
 
         row, state = await self._engine.read(read)
         node = known.definition.tasks[index]
-        return runs_pb2.GetTaskResponse(
-            task=convert.task_message(run.run_id, node, state, row, with_output=True)
+        progress = self._engine.work.progress(tenant_id, run.run_id, index)
+        task = convert.task_message(
+            run.run_id, node, state, row, progress=progress, with_output=True
         )
+        return runs_pb2.GetTaskResponse(task=task)
 
     async def ListTasks(
         self, request: runs_pb2.ListTasksRequest, context: Context
@@ -142,7 +144,9 @@ class Runs(runs_pb2_grpc.RunsServicer):
         response = runs_pb2.ListTasksResponse()
         for index in chosen[:limit]:
             node, state = found.known.definition.tasks[index], found.states[index]
-            message = convert.task_message(found.run.run_id, node, state, found.rows.get(index))
+            row = found.rows.get(index)
+            progress = self._engine.work.progress(caller.tenant_id, found.run.run_id, index)
+            message = convert.task_message(found.run.run_id, node, state, row, progress=progress)
             response.tasks.append(message)
         if len(chosen) > limit:
             response.next_page_token = pages.issue(caller, request, [chosen[limit - 1]])

@@ -286,6 +286,25 @@ async def test_an_output_that_cannot_be_kept_costs_its_attempt(
         assert shown.task.failure.code == "OUTPUT_INVALID"
 
 
+async def test_progress_shows_while_the_task_is_leased(coordinator: LiveCoordinator) -> None:
+    """What the last renewal said; gone with the lease."""
+    await _run(coordinator)
+    lease = await _lease(coordinator)
+    asked = runs_pb2.GetTaskRequest(run_id=lease.run_id, task_key=lease.task_key)
+    runs = coordinator.calls("viewer").runs
+    assert not (await runs.GetTask(asked)).task.HasField("progress")
+    renewal = agents_pb2.Renewal(lease=_ref(lease), progress=0.5, message="half of it")
+    await coordinator.calls("agent").agents.RenewLeases(
+        agents_pb2.RenewLeasesRequest(renewals=[renewal])
+    )
+    shown = (await runs.GetTask(asked)).task
+    assert (shown.progress, shown.progress_message) == (0.5, "half of it")
+    listed = await runs.ListTasks(runs_pb2.ListTasksRequest(run_id=lease.run_id))
+    assert [task.progress for task in listed.tasks if task.key == lease.task_key] == [0.5]
+    assert await _settle(coordinator, _done(_ref(lease))) == APPLIED
+    assert not (await runs.GetTask(asked)).task.HasField("progress")
+
+
 async def test_a_checkpoint_that_cannot_be_kept_is_refused(
     coordinator: LiveCoordinator, refused: Refused
 ) -> None:
