@@ -53,8 +53,10 @@ def lines(changes: Changes, desks: Mapping[str, Desk]) -> list[Line]:
 
 def tell(told: Iterable[Line]) -> None:
     """Writes lines."""
+    # Bound once: the lazy proxy would build a logger for each line.
+    bound = log.bind()
     for level, sentence, fields in told:
-        log.log(level, sentence, **fields)
+        bound.log(level, sentence, **fields)
 
 
 def _fields(row: Row, changes: Changes, desks: Mapping[str, Desk]) -> dict[str, object]:
