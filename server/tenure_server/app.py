@@ -48,6 +48,7 @@ from tenure_server.config import (
     Config,
     ConfigError,
 )
+from tenure_server.core.errors import Refusal
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.settings import Settings, SystemClock
 from tenure_server.rpc import access
@@ -312,6 +313,13 @@ def serve_command(log_format: Literal["json", "console"], log_level: str, **sett
         sys.setswitchinterval(SWITCH_SECONDS)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(config))
-    except (ConfigError, StartError, StoreOpenError, StoreFailed, access.ContractFault) as error:
+    except (
+        ConfigError,
+        StartError,
+        StoreOpenError,
+        StoreFailed,
+        access.ContractFault,
+        Refusal,
+    ) as error:
         click.echo(f"tenure-server: {error}", err=True)
         sys.exit(2)
