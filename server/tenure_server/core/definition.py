@@ -33,7 +33,7 @@ ATTEMPT_TIMEOUT_MAX_US = 366 * DAY_US
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 JSON_TYPES = frozenset({"", "application/json"})
-_KEY = re.compile(r"\S{1,200}")
+_KEY = re.compile(rf"\S{{1,{KEY_CHARACTERS_MAX}}}")
 _LONG_NUMBER = re.compile(rb"\d{19}")
 
 
@@ -191,7 +191,7 @@ def _violations(definition: WorkflowDefinition) -> Any:
 
 def _task_violations(task: WorkflowTask) -> Any:
     if not _KEY.fullmatch(task.key) or not task.key.isprintable():
-        yield "key", "must be 1 to 200 printable characters without white space"
+        yield "key", f"must be 1 to {KEY_CHARACTERS_MAX} printable characters without white space"
     if not NAME.fullmatch(task.kind):
         yield "kind", "must be letters, digits, '.', '_', '-', at most 128 of them"
     if abs(task.priority) > PRIORITY_MAX:

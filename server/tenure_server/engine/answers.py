@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tenure_server.core import errors, records
+from tenure_server.core.journal import Row
 from tenure_server.core.seen import Seen
 from tenure_server.engine.registry import Recent
 
@@ -158,6 +159,16 @@ class Answers:
                         future.set_result(answers.get(key))
         finally:
             self._reading = None
+
+
+def answer_to(request: records.Request, response: bytes) -> records.Answer:
+    """What is kept of a mutation's answer."""
+    return records.Answer(method=request.method, digest=request.digest, response=response)
+
+
+def answer_row(tenant_id: str, request_id: str, answer: records.Answer, at_us: int) -> Row:
+    """The journal's row of an answer, see `journal.REQUEST_COLUMNS`."""
+    return tenant_id, request_id, answer.method, answer.digest, answer.response, at_us
 
 
 def _check(request: records.Request, answer: records.Answer) -> None:

@@ -15,7 +15,7 @@ from tenure_server.core.definition import WorkflowDefinition
 from tenure_server.core.lifecycle import RunState
 from tenure_server.core.seen import Seen
 from tenure_server.engine import starting
-from tenure_server.engine.answers import Answers
+from tenure_server.engine.answers import Answers, answer_row, answer_to
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.keys import Keys
 from tenure_server.engine.registry import KnownWorkflow, Registry
@@ -150,7 +150,7 @@ class Engine:
             asked, now_us = request, self.now_us()
 
             def work_and_remember(acts: Acts) -> records.Answer:
-                answer = _answer(asked, work(acts))
+                answer = answer_to(asked, work(acts))
                 acts.remember(remember_under, asked.request_id, answer, now_us)
                 return answer
 
@@ -332,9 +332,9 @@ class Engine:
             self._floor.stir(desk)
             commit = self._floor.flush()
             if request is not None and request.request_id:
-                answer = _answer(request, str(int(state)).encode())
-                row = (tenant_id, request.request_id, request.method, request.digest)
-                self._floor.journal.request((*row, answer.response, self.now_us()))
+                answer = answer_to(request, str(int(state)).encode())
+                row = answer_row(tenant_id, request.request_id, answer, self.now_us())
+                self._floor.journal.request(row)
                 self._answers.keep(tenant_id, commit, {request.request_id: answer})
             await asyncio.shield(commit)
             return state
@@ -430,7 +430,3 @@ def _response(answer: records.Answer) -> bytes:
 
 async def _resolved(answer: records.Answer) -> records.Answer:
     return answer
-
-
-def _answer(request: records.Request, response: bytes) -> records.Answer:
-    return records.Answer(method=request.method, digest=request.digest, response=response)

@@ -34,7 +34,6 @@ T = TypeVar("T")
 #: How long each step of stopping may take that waits for the store.
 STOP_SECONDS = 5.0
 
-
 log = structlog.get_logger()
 
 

@@ -14,6 +14,7 @@ from tenure_server.core.journal import Row
 from tenure_server.core.leases import Draw
 from tenure_server.core.lifecycle import RunState
 from tenure_server.core.runs import LiveRun
+from tenure_server.engine.answers import answer_row, answer_to
 from tenure_server.engine.registry import KnownWorkflow
 from tenure_server.engine.settings import Settings
 from tenure_server.store.acts import Acts
@@ -87,10 +88,9 @@ class Plan:
         if request is not None and request_id:
             self._mine[request_id] = started
             response = orjson.dumps([run_id, record.version, record.digest])
-            answer = records.Answer(method=request.method, digest=request.digest, response=response)
-            self.answers[request_id] = answer
-            row = (self.origin.tenant_id, request_id, request.method, request.digest)
-            self.request_rows.append((*row, response, self.now_us))
+            answer = self.answers[request_id] = answer_to(request, response)
+            tenant_id = self.origin.tenant_id
+            self.request_rows.append(answer_row(tenant_id, request_id, answer, self.now_us))
         return started
 
     def runs(self, desk: Desk) -> Iterable[LiveRun]:
