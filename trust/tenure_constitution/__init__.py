@@ -17,5 +17,5 @@ denies, whatever the article's effect. What is not provably cheap is refused bef
 (`bounds`). And whatever is left is compiled and evaluated in another process before it is in
 this one (`admission`, `trial`).
 
-The library that evaluates, cel-expr-python, is young. Only `cel` and `trial` know it.
+The library that evaluates, cel-expr-python, is young. Only `cel` knows it.
 """

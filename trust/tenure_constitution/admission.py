@@ -95,10 +95,11 @@ def _try(articles: Sequence[Article]) -> dict[str, Any]:
         if ended.returncode > 0 and not output:
             last = ended.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
             raise TrialFailed(f"the trial ended with {ended.returncode}: {last[:300]}")
-    return _lines(output)
+    return answers(output)
 
 
-def _lines(output: bytes) -> dict[str, Any]:
+def answers(output: bytes) -> dict[str, Any]:
+    """The lines that a trial has written whole, by the article's id."""
     found = {}
     for line in output.splitlines(keepends=True):
         if line.endswith(b"\n"):

@@ -8,12 +8,10 @@ grows in a loop. What an expression may *mean*, types above all, is left to the 
 from __future__ import annotations
 
 import difflib
-import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
-from tenure_constitution import facts, tokens
+from tenure_constitution import facts, patterns, tokens
 from tenure_constitution.article import EXPRESSION_BYTES_MAX
 from tenure_constitution.facts import Fact, Kind
 from tenure_constitution.laws import Point
@@ -26,10 +24,6 @@ LOOP_OPERATIONS_MAX = 16
 ADDITIONS_MAX = 8
 LIST_ITEMS_MAX = 64
 PATTERNS_MAX = 3
-PATTERN_CHARACTERS_MAX = 200
-LOOP_PATTERN_CHARACTERS_MAX = 64
-#: The product of all counts in a pattern: it says how large the pattern becomes.
-PATTERN_REPEATS_MAX = 256
 
 LOOPS = frozenset({"all", "exists", "exists_one", "filter"})
 _FUNCTIONS = frozenset({"size", "has", "string", "int"})
@@ -39,7 +33,6 @@ _OPERATORS = frozenset(
     ("&&", "||", "==", "!=", "<=", ">=", "<", ">", "+", "-", "*", "/", "%", "!", "?", ":")
 )
 _CLOSING = {"(": ")", "[": "]"}
-_COUNTED = re.compile(r"\{(\d*),?(\d*)\}")
 
 
 class BoundsExceeded(ValueError):  # noqa: N818 - named for what happened
@@ -62,8 +55,8 @@ def check(expression: str, point: Point) -> frozenset[str]:
     return frozenset(_Check(found, point).reads())
 
 
-def patterns(expression: str) -> list[str]:
-    """The pattern literals of an expression that has passed `check`, as they stand."""
+def pattern_literals(expression: str) -> list[str]:
+    """The patterns of an expression that has passed `check`, as they stand, with their quotes."""
     found = tokens.read(expression)
     return [
         found[place + 2].word
@@ -83,6 +76,8 @@ class _Check:
         #: The tokens of the loop's body, and the name it runs with.
         self._body = range(0)
         self._variable = ""
+        #: Of all patterns together.
+        self._weight = 0
 
     def reads(self) -> Iterator[str]:
         """Checks everything, and gives each fact's path as often as it is read."""
@@ -221,7 +216,12 @@ class _Check:
         )
         if not good:
             raise BoundsExceeded("matches can only be asked of a fact, an item, or a loop's name")
-        check_pattern(pattern.word, looping=looping)
+        try:
+            self._weight += patterns.weight(pattern.word, looping=looping)
+        except patterns.PatternError as error:
+            raise BoundsExceeded(str(error)) from error
+        if self._weight > patterns.WEIGHT_MAX:
+            raise BoundsExceeded("its patterns are too large with all their repetitions")
 
     def _open(self, place: int) -> int:
         """Where the bracket opens that closes at a place around one token; else nowhere."""
@@ -234,35 +234,23 @@ class _Check:
         return self._known.get(f"{self._word(place - 3)}.{self._word(place - 1)}")
 
     def _check_list(self, place: int) -> None:
-        commas = sum(self._word(item) == "," for item in range(place, self._match[place]))
-        if commas >= LIST_ITEMS_MAX:
+        before = self._tokens[place - 1] if place else None
+        if (
+            before
+            and (before.word in (")", "]") or before.sort is Sort.NAME)
+            and (before.word != "in")
+        ):
+            return  # the key of a table or the place in a list
+        items = self._tokens[place + 1 : self._match[place]]
+        # A list of facts could make one comparison as costly as a loop.
+        if any(
+            item.sort is Sort.NAME or item.word not in (",", "-")
+            for item in items
+            if item.sort not in (Sort.TEXT, Sort.NUMBER)
+        ):
+            raise BoundsExceeded("a list can only be of texts or of numbers that stand there")
+        if sum(item.word == "," for item in items) >= LIST_ITEMS_MAX:
             raise BoundsExceeded(f"a list has more than {LIST_ITEMS_MAX} items")
-
-
-def check_pattern(literal: str, *, looping: bool) -> None:
-    """Checks a regular expression, as a literal, for what it can grow to. Raises BoundsExceeded."""
-    raw = literal[0] in "rR"
-    pattern = literal[2:-1] if raw else literal[1:-1]
-    if not raw:
-        # Other escapes could spell what is counted below.
-        if "\\" in pattern.replace("\\\\", ""):
-            raise BoundsExceeded("a pattern with a backslash must be a raw text, as in r'\\d+'")
-        pattern = pattern.replace("\\\\", "\\")
-    limit = LOOP_PATTERN_CHARACTERS_MAX if looping else PATTERN_CHARACTERS_MAX
-    if len(pattern) > limit:
-        where = " inside a loop" if looping else ""
-        raise BoundsExceeded(f"a pattern{where} has more than {limit} characters")
-    if re.search(r"\\[pPCQ]", pattern):
-        raise BoundsExceeded(r"a pattern has one of \p \P \C \Q, which are not allowed")
-    counts = [
-        max(int(count) for count in counted.groups(default="") if count)
-        for counted in _COUNTED.finditer(pattern)
-        if any(counted.groups())
-    ]
-    if looping and counts:
-        raise BoundsExceeded("a pattern inside a loop has a counted repetition such as {3}")
-    if math.prod(max(count, 1) for count in counts) > PATTERN_REPEATS_MAX:
-        raise BoundsExceeded(f"a pattern repeats more than {PATTERN_REPEATS_MAX} times in all")
 
 
 def _matching(found: Sequence[Token]) -> dict[int, int]:

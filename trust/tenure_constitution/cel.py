@@ -61,7 +61,7 @@ class CelEvaluator:
         """
         # The library promises no type for its errors.
         try:
-            compiled = _environment(point).compile(expression)
+            compiled = environment(point).compile(expression)
         except Exception as error:
             raise CompileFailed(_first_line(str(error))) from error
         if compiled.return_type() != cel.Type.BOOL:
@@ -98,7 +98,8 @@ def _fact(fact: Fact, given: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 @cache
-def _environment(point: Point) -> Any:
+def environment(point: Point) -> Any:
+    """The library's environment of a point: its facts, declared. Made once."""
     return cel.NewEnv(variables={fact.path: _TYPES[fact.kind] for fact in facts.at(point)})
 
 

@@ -57,6 +57,8 @@ def read(expression: str) -> list[Token]:
             tokens.append(token)
             position += len(token.word)
             continue
+        if expression.startswith("//", position):
+            raise TokenError("comments are not allowed")
         match = _TOKEN.match(expression, position)
         if match is None:
             raise TokenError(f"{expression[position]!a} is not allowed outside of a text")
