@@ -254,3 +254,10 @@ def test_a_run_tells_where_it_was_executed_if_it_was() -> None:
     many = RunSummary(**{name: getattr(RUN, name) for name in RUN.__slots__} | {"agents": ()})
     found = {item.dimension: item for item in dimensions.of_run(workflow, many)}
     assert found[Dimension.SPACE].coverage is Coverage.MISSING
+
+
+def test_the_documentation_has_the_table_as_it_is() -> None:
+    text = (ROOT / "docs" / "constitution.md").read_text(encoding="utf-8")
+    assert facts.markdown() in text
+    for dimension in Dimension:
+        assert f"| `{dimension.word}` | {dimension.sentence} |" in text

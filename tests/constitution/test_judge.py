@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -257,6 +258,15 @@ def test_a_remembered_verdict_is_the_one_that_would_be_found(
         assert REMEMBERING.judge(Point.LEASE, act) == fresh
         assert REMEMBERING.judge(Point.LEASE, act) == fresh
         assert FORGETTING.judge(Point.LEASE, act) == fresh
+
+
+@given(facts_at(Point.LEASE))
+def test_facts_that_were_written_down_get_the_verdict_they_got(
+    act: dict[str, dict[str, Any]],
+) -> None:
+    again = facts.frozen(orjson.loads(orjson.dumps(act)) | {"weather": {"rain": True}})
+    assert again == act
+    assert REMEMBERING.judge(Point.LEASE, again) == Judge(MIXED).judge(Point.LEASE, act)
 
 
 def test_a_verdict_that_is_remembered_costs_next_to_nothing() -> None:

@@ -11,7 +11,7 @@ the article that tries cannot be evaluated, and so denies.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -174,6 +174,30 @@ def of_time(unix_seconds: float) -> dict[str, Any]:
         "weekday": instant.weekday(),
         "date": instant.date().isoformat(),
     }
+
+
+def frozen(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Facts as the judge likes them, from such that were written as JSON and read back.
+
+    What the table does not have is left out. Raises nothing: a value of a wrong type stays as it
+    is, for the judge to object to.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for root, of_root in given.items():
+        for name, value in of_root.items():
+            if f"{root}.{name}" in FACTS:
+                found.setdefault(root, {})[name] = _frozen(value)
+    return found
+
+
+def _frozen(value: Any) -> Any:
+    match value:
+        case list():
+            return tuple(value)
+        case dict():
+            return Labels(value)
+        case _:
+            return value
 
 
 def problem_of(fact: Fact, value: Any) -> str | None:

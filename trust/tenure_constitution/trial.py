@@ -65,17 +65,21 @@ def attempt(expression: str, point: Point) -> tuple[str, float]:
     longest = 0.0
     for given in worst_facts(point):
         longest = max(longest, _seconds(_evaluation(program, given)))
+        if longest > EVALUATION_SECONDS_MAX:
+            return _too_long(longest), longest
     for pattern in bounds.pattern_literals(expression):
         # By itself: in the expression, a condition before it could have kept it from being tried.
         problem, seconds = _try_pattern(pattern)
-        if problem:
-            return problem, seconds
         longest = max(longest, seconds)
-    if longest > EVALUATION_SECONDS_MAX:
-        limit = EVALUATION_SECONDS_MAX * 1000
-        shown = f"{longest * 1000:.1f} ms, at most {limit:g} ms are allowed"
-        return f"takes too long to evaluate: {shown}", longest
+        if problem:
+            return problem, longest
     return "", longest
+
+
+def _too_long(seconds: float) -> str:
+    limit = EVALUATION_SECONDS_MAX * 1000
+    shown = f"{seconds * 1000:.1f} ms, at most {limit:g} ms are allowed"
+    return f"takes too long to evaluate: {shown}"
 
 
 def worst_facts(point: Point) -> Iterable[dict[str, dict[str, Any]]]:
@@ -125,6 +129,8 @@ def _try_pattern(literal: str) -> tuple[str, float]:
         except cel.CannotTell as error:
             return str(error), 0.0
         longest = max(longest, _seconds(_evaluation(compiled, given)))
+        if longest > EVALUATION_SECONDS_MAX:
+            return _too_long(longest), longest
     return "", longest
 
 
