@@ -75,7 +75,11 @@ class Entries:
         return ""
 
     def _order(self, indexes: list[int | None]) -> None:
-        """Finds entries that stand before one they come after."""
+        """Finds entries that stand before one they come after.
+
+        A changed number must not speak against the good entries around it.
+        """
+        indexes = [None if self.found.has(n) else index for n, index in enumerate(indexes)]
         least: int | None = None
         for place in reversed(range(len(indexes))):
             index = indexes[place]
@@ -94,10 +98,13 @@ class Entries:
             return []
         index = _number(value, "index")
         if not part.items:
+            # Such as a refused request to cancel it.
             subject = value.get("subject")
             if not isinstance(subject, dict) or subject.get("run") != self.run:
                 reason = f"it has nothing to do with run {self.run!r}"
                 self.found.entry(place, index, "entry", reason)
+            elif "items" in value:
+                self.found.entry(place, index, "item", "what happened by it is left out")
             return []
         match value.get("items"):
             case {"count": int(count), "root": str(root), **more} if not more:
@@ -169,26 +176,27 @@ class Entries:
 
 
 def _agreed(bundle: Bundle, checkpoint: Checkpoint | None) -> tuple[str, str]:
-    """Tenant and run: what two of three places say, when one of them was changed."""
+    """Tenant and run: what two of three places say, when one of them was changed or lost."""
     first = bundle.entries[0] if bundle.entries else None
     item = first.items[0].item if first and first.items else b""
-    tenant, run = bundle.tenant, bundle.run
-    if checkpoint is not None:
-        tenant = _majority(tenant, checkpoint.tenant, _said(first.entry if first else b"", "log"))
-    if bundle.subjects:
-        run = _majority(run, bundle.subjects[0][0].removeprefix("run/"), _said(item, "run"))
-    return tenant, run
+    tenant = checkpoint.tenant if checkpoint else ""
+    run = bundle.subjects[0][0].removeprefix("run/") if bundle.subjects else ""
+    return (
+        _majority(bundle.tenant, tenant, _said(first.entry if first else b"", "log")),
+        _majority(bundle.run, run, _said(item, "run")),
+    )
 
 
-def _majority(claimed: str, second: str, third: object) -> str:
-    return second if second == third else claimed
+def _majority(claimed: str, second: str, third: str) -> str:
+    return second if second and second == third else claimed or second or third
 
 
-def _said(statement: bytes, name: str) -> object:
+def _said(statement: bytes, name: str) -> str:
     try:
-        return read(statement).get(name)
+        value = read(statement).get(name)
     except NotCanonical:
-        return None
+        return ""
+    return value if isinstance(value, str) else ""
 
 
 def _number(value: Mapping[str, Any], name: str) -> int | None:

@@ -11,8 +11,9 @@ import re
 from base64 import b64decode
 from typing import Any
 
-_PAYLOAD = re.compile(rb'"payload": ?"([^"]*)')
-_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]")
+_PAYLOAD = b'"payload":"'
+_AFTER_PAYLOAD = b'","payloadType":'
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _INDEX = re.compile(r'\\"index\\":([0-9]{1,16})[,}]')
 _ENTRY = '{"entry":"'
 _ENTRIES = '"entries":['
@@ -25,13 +26,19 @@ _decoder = json.JSONDecoder(strict=False)
 
 def payload_of(data: bytes) -> bytes:
     """The payload of an envelope whose JSON or base64 is damaged; empty when it is not found."""
-    match = _PAYLOAD.search(data)
-    if match is None:
+    _, found, rest = data.partition(_PAYLOAD)
+    text, after, _ = rest.rpartition(_AFTER_PAYLOAD)
+    if not found:
         return b""
+    text = (text if after else rest).rstrip(b"=")
     # In place of each wrong character a right one, so that all others keep their place.
-    text = _NOT_BASE64.sub(b"A", match[1]).rstrip(b"=").replace(b"=", b"A")
-    text = text[: len(text) - (len(text) % 4 == 1)]
-    return b64decode(text + b"=" * (-len(text) % 4))
+    right = _NOT_BASE64.sub(b"A", text)
+    right = right[: len(right) - (len(right) % 4 == 1)]
+    payload = bytearray(b64decode(right + b"=" * (-len(right) % 4)))
+    for match in _NOT_BASE64.finditer(text):
+        # The right one may have been this very one; but nothing canonical has a zero byte.
+        payload[min(match.start() * 6 // 8, len(payload) - 1)] = 0
+    return bytes(payload)
 
 
 def statement_of(payload: bytes) -> dict[str, Any]:
