@@ -144,6 +144,15 @@ class Checkpoint:
         """The text that is signed."""
         return f"{self.origin}\n{self.size}\n{b64encode(self.root).decode()}\n"
 
+    def is_of(self, installation: str) -> bool:
+        """Whether it is of this installation's own log or of one of its tenants'."""
+        return self.origin == origin_of(installation, self.tenant)
+
+    @property
+    def tenant(self) -> str:
+        """The tenant whose log it is of; empty for the installation's own."""
+        return "/".join(self.origin.split("/")[2:])
+
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
         """Reads the text of a checkpoint. Raises NoteInvalid."""
