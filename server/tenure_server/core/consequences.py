@@ -68,7 +68,15 @@ class Consequences:
         facts.checkpoint = None
         run.move(index, TaskState.SUCCEEDED)
         run.write_task(journal, index, facts, end_us=now_us, output=output)
-        run.log_task(journal, EventKind.TASK_SUCCEEDED, now_us, index, facts)
+        run.log_task(
+            journal,
+            EventKind.TASK_SUCCEEDED,
+            now_us,
+            index,
+            facts,
+            result=facts.result_hash,
+            output=output,
+        )
         del run.facts[index]
         if output is not None:
             run.keep_output(index, output)
@@ -102,7 +110,14 @@ class Consequences:
                 run.write_task(journal, index, facts)
                 kind = EventKind.TASK_RETRYING
                 run.log_task(
-                    journal, kind, now_us, index, facts, code=failure.code, message=failure.message
+                    journal,
+                    kind,
+                    now_us,
+                    index,
+                    facts,
+                    code=failure.code,
+                    message=failure.message,
+                    result=facts.result_hash or None,
                 )
                 self._alarm(at_us, 0, run.run_id, index)
             case lifecycle.Fail(reason):
@@ -111,7 +126,14 @@ class Consequences:
                 message = f"{failure.message} ({reason})" if failure.message else reason
                 kind = EventKind.TASK_FAILED
                 run.log_task(
-                    journal, kind, now_us, index, facts, code=failure.code, message=message
+                    journal,
+                    kind,
+                    now_us,
+                    index,
+                    facts,
+                    code=failure.code,
+                    message=message,
+                    result=facts.result_hash or None,
                 )
                 del run.facts[index]
                 self._doom(run, index, now_us)

@@ -14,12 +14,24 @@ from tenure_server.core.alarms import Alarm, Alarms
 from tenure_server.core.consequences import Consequences
 from tenure_server.core.definition import Payload, payload_problem
 from tenure_server.core.journal import Journal
-from tenure_server.core.leases import AgentSlots, Draw, Lease, LeaseKey, proves, tokens
+from tenure_server.core.law import Law, Lawless, denial
+from tenure_server.core.leases import (
+    STOPPED,
+    AgentSlots,
+    Draw,
+    Lease,
+    LeaseKey,
+    Success,
+    proves,
+    tokens,
+)
 from tenure_server.core.leases import End as End
 from tenure_server.core.leases import result_digest as result_digest
 from tenure_server.core.lifecycle import EventKind, Failure, RunState, Standing, TaskState, Verdict
 from tenure_server.core.ready import Bucket, ReadyQueue
 from tenure_server.core.runs import LiveRun, TaskFacts
+
+LAWLESS = Lawless()
 
 #: The most bytes that a lease carries from the tasks before it.
 UPSTREAM_BYTES_MAX = 16 << 20
@@ -40,8 +52,11 @@ class Desk:
         draw: Draw,
         lease_us: int,
         accept_us: int,
+        law: Law = LAWLESS,
     ) -> None:
         self.tenant = tenant
+        #: The constitution in force.
+        self.law = law
         #: The seat's term: all rows are written under it.
         self.term = term
         self.runs: dict[str, LiveRun] = {}
@@ -185,21 +200,18 @@ class Desk:
         if facts is None:
             facts = run.facts[index] = TaskFacts()
         upstream = run.upstream_outputs(index) if run.outputs else {}
-        if upstream and sum(len(one.data) for one in upstream.values()) > UPSTREAM_BYTES_MAX:
-            message = f"the outputs it depends on exceed {UPSTREAM_BYTES_MAX} bytes"
-            facts.attempt += 1
-            failure = Failure("INPUT_TOO_LARGE", message, True)
+        facts.attempt += 1
+        facts.result_hash = b""
+        if failure := self._impossible(run, index, facts, agent, upstream, now_us):
             self._consequences.fail(run, index, facts, failure, now_us)
             return None
         token = next(self._tokens)
         facts.term += 1
-        facts.attempt += 1
         facts.agent = agent.name
         facts.holder = agent.holder
         facts.token_hash = hashlib.sha256(token).digest()
         facts.lease_us = now_us
         facts.retry_us = None
-        facts.result_hash = b""
         lease = Lease(
             run,
             index,
@@ -221,7 +233,9 @@ class Desk:
             run.start_us = now_us
             journal.run_changed(run.run_id, run)
             self.ready.run_started(run)
-        run.log_task(journal, EventKind.TASK_LEASED, now_us, index, facts)
+        lease.event = len(journal.events)
+        run.log_lease(journal, now_us, index, facts, upstream)
+        lease.grant_us, lease.grant_sequence = now_us, run.sequence
         run.write_task(journal, index, facts)
         return lease
 
@@ -300,7 +314,40 @@ class Desk:
         else:
             # The lease was lost, and with it the attempt; the result brings it back.
             facts.attempt += 1
+        if end is not STOPPED and (failure := self._denied(run, index, facts, end, now_us)):
+            self._consequences.fail(run, index, facts, failure, now_us)
+            return Verdict.DENIED
         return self._consequences.apply(run, index, facts, end, now_us)
+
+    def _impossible(
+        self,
+        run: LiveRun,
+        index: int,
+        facts: TaskFacts,
+        agent: AgentSlots,
+        upstream: Mapping[str, Payload],
+        now_us: int,
+    ) -> Failure | None:
+        """Why an attempt fails before it begins, or None."""
+        if upstream and sum(len(one.data) for one in upstream.values()) > UPSTREAM_BYTES_MAX:
+            message = f"the outputs it depends on exceed {UPSTREAM_BYTES_MAX} bytes"
+            return Failure("INPUT_TOO_LARGE", message, True)
+        objections = self.law.on_lease(run, index, facts, agent, now_us)
+        if not objections:
+            return None
+        self._consequences.under().objections.extend(objections)
+        return denial(objections)
+
+    def _denied(
+        self, run: LiveRun, index: int, facts: TaskFacts, end: Success | Failure, now_us: int
+    ) -> Failure | None:
+        """Why a result does not count though its holder reported it, or None."""
+        objections = self.law.on_result(run, index, facts, end, now_us)
+        if not objections:
+            return None
+        self._consequences.under().objections.extend(objections)
+        # What failed has failed: only a success can be denied.
+        return denial(objections) if isinstance(end, Success) else None
 
     # -- time
 

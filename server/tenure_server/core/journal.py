@@ -7,8 +7,11 @@ because tens of thousands are made a second.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from tenure_server.core.evidence import Act, Draft, Objection
 
 Row = tuple[Any, ...]
 
@@ -48,6 +51,7 @@ RUN_COLUMNS = (
     "create_us",
     "start_us",  # None until the first lease
     "end_us",  # None until it has ended
+    "constitution_digest",
 )
 #: A run when it changes; keyed by (tenant_id, run_id).
 RUN_CHANGE_COLUMNS = (
@@ -87,7 +91,8 @@ TASK_COLUMNS = (
     "checkpoint",
     "checkpoint_type",
 )
-#: One event of a run's log; keyed by (tenant_id, run_id, sequence).
+#: One event of a run's log; keyed by (tenant_id, run_id, sequence). The rows here end before the
+#: last column, which only the store can fill.
 EVENT_COLUMNS = (
     "tenant_id",
     "run_id",
@@ -100,6 +105,8 @@ EVENT_COLUMNS = (
     "agent",
     "code",
     "message",
+    "digest",  # of the result, or of what a lease was given; None for other events
+    "entry_index",  # the evidence of the act that caused it; None when none is kept
 )
 #: A mutation that was answered; keyed by (tenant_id, request_id).
 REQUEST_COLUMNS = ("tenant_id", "request_id", "method", "digest", "response", "at_us")
@@ -117,26 +124,104 @@ class Changes:
     #: Upserts; at most one a task.
     tasks: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
+    #: The canonical item of each event. Empty when no evidence is kept.
+    items: list[bytes] = field(default_factory=list)
+    #: The acts that all this follows from.
+    drafts: list[Draft] = field(default_factory=list)
     requests: list[Row] = field(default_factory=list)
     #: Correlation ids of the runs that began, changed or ended, for whoever tells of the events.
     correlations: dict[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.run_changes or self.tasks or self.events or self.requests)
+        return bool(
+            self.drafts
+            or self.runs
+            or self.run_changes
+            or self.tasks
+            or self.events
+            or self.requests
+        )
 
 
 class Journal:
     """Collects rows until they are sealed into the changes of one transaction."""
 
-    __slots__ = ("_requests", "_runs", "_runs_changed", "_seats", "_tasks", "events")
+    __slots__ = (
+        "_constitution_of",
+        "_drafts",
+        "_requests",
+        "_runs",
+        "_runs_changed",
+        "_seats",
+        "_tasks",
+        "events",
+        "items",
+        "keeps_evidence",
+        "objections",
+    )
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        constitution_of: Callable[[str], str] = lambda _: "",
+        *,
+        keeps_evidence: bool = True,
+    ) -> None:
+        """`constitution_of` gives the digest of the constitution in force in a log."""
+        self.keeps_evidence = keeps_evidence
+        self._constitution_of = constitution_of
+        self._begin()
+
+    def _begin(self) -> None:
         self.events: list[Row] = []
+        self.items: list[bytes] = []
+        #: What the constitution has against the act that is going on.
+        self.objections: list[Objection] = []
+        self._drafts: list[Draft] = []
         self._runs: dict[str, RunRows] = {}
         self._runs_changed: dict[str, RunRows] = {}
         self._tasks: dict[tuple[str, int], Row] = {}
         self._requests: list[Row] = []
         self._seats: dict[str, int] = {}
+
+    def act(
+        self,
+        act: Act,
+        since: int,
+        now_us: int,
+        tenant_ids: Iterable[str] = (),
+    ) -> list[Draft]:
+        """Closes an act: whatever happened since event number `since` follows from it.
+
+        It goes into the log of every tenant to which something happened, and of those named.
+        """
+        happened: dict[str, list[int]] = {tenant_id: [] for tenant_id in tenant_ids}
+        events = self.events
+        for number in range(since, len(events)):
+            happened.setdefault(events[number][0], []).append(number)
+        return self.draft(act, happened, now_us)
+
+    def draft(
+        self,
+        act: Act,
+        happened: Mapping[str, Sequence[int]],
+        now_us: int,
+        *,
+        mandate: bool = False,
+    ) -> list[Draft]:
+        """Closes an act of which is known what happened, by tenant."""
+        if self.objections:
+            act.object(self.objections)
+            self.objections = []
+        act.taken = True
+        if not self.keeps_evidence:
+            return []
+        constitution_of = self._constitution_of
+        drafts = [
+            Draft(act, tenant_id, now_us, constitution_of(tenant_id), numbers, mandate)
+            for tenant_id, numbers in happened.items()
+        ]
+        self._drafts += drafts
+        return drafts
 
     def under(self, tenant_id: str, term: int) -> None:
         """Notes that decisions are made under this seat."""
@@ -168,8 +253,10 @@ class Journal:
             run_changes=[run.change_row() for run in self._runs_changed.values()],
             tasks=list(self._tasks.values()),
             events=self.events,
+            items=self.items,
+            drafts=self._drafts,
             requests=self._requests,
             correlations={run_id: run.correlation_id for run_id, run in touched.items()},
         )
-        self.__init__()  # type: ignore[misc]
+        self._begin()
         return changes

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hmac import compare_digest
 
+from tenure_evidence.digests import failure_digest, stopped_digest, success_digest
 from tenure_server.core.definition import Payload, WorkflowTask
+from tenure_server.core.evidence import Draft
 from tenure_server.core.lifecycle import Failure
-from tenure_server.core.runs import LiveRun, TaskFacts, hash_of
+from tenure_server.core.runs import LiveRun, TaskFacts, digest_of
 
 TOKEN_BYTES = 16
 
@@ -54,6 +56,10 @@ class Lease:
         "cancelling",
         "checkpoint",
         "deadline_us",
+        "event",
+        "grant",
+        "grant_sequence",
+        "grant_us",
         "index",
         "key",
         "progress",
@@ -98,6 +104,11 @@ class Lease:
         #: What the handler last said: how far it is, 0 to 1, and what it does. Memory only.
         self.progress: tuple[float, str] | None = None
         self.upstream = upstream or {}
+        #: The act that granted it, and the number of its event in the journal then. None: read back.
+        self.grant: Draft | None = None
+        self.event = -1
+        self.grant_us = 0
+        self.grant_sequence = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -129,20 +140,20 @@ def tokens(draw: Draw) -> Iterator[bytes]:
 
 
 #: Most tasks of a large fan-out end like this.
-_SUCCESS_DIGEST = hash_of(b"success")
+_SUCCESS_DIGEST = success_digest(None)
 
 
 def result_digest(end: End) -> bytes:
     """The digest by which a repeated result is told from another one."""
     match end:
         case Success(output=Payload() as output):
-            return hash_of(b"success", output.data, output.content_type.encode())
+            return success_digest(digest_of(output))
         case Success():
             return _SUCCESS_DIGEST
         case Failure():
-            return hash_of(b"failure", end.code.encode(), end.message.encode())
+            return failure_digest(end.code, end.message)
         case _:
-            return hash_of(b"stopped")
+            return stopped_digest()
 
 
 def proves(facts: TaskFacts, token: bytes, holder: str) -> bool:

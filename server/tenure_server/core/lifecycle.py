@@ -175,6 +175,7 @@ class Verdict(enum.IntEnum):
     RUN_CLOSED = 4
     UNKNOWN = 5
     OUTPUT_REFUSED = 6
+    DENIED = 7
 
 
 class Standing(enum.IntEnum):

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from tenure_server.core.definition import Payload
+from tenure_server.core.evidence import Act
 from tenure_server.core.lifecycle import EventKind, Failure, RunState, TaskState
 
 
@@ -88,6 +89,8 @@ class Run:
     create_us: int
     start_us: int | None
     end_us: int | None
+    #: Empty: it was started before there was a constitution.
+    constitution_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +163,14 @@ class Origin:
     tenant_id: str
     api_key_id: str
     correlation_id: str
+    #: What is noted of the call. None where there is none to note.
+    act: Act | None = None
+
+    def acting(self, kind: str) -> Act:
+        """The call as an act, or an act of its own where the call has none."""
+        if self.act is not None and not self.act.taken:
+            return self.act
+        return Act(kind=kind, principal=self.api_key_id, correlation_id=self.correlation_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

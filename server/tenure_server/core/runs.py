@@ -6,13 +6,16 @@ Only a task that was leased and has not ended has facts of its own.
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
+from tenure_evidence.canonical import canonical, digest_text
+from tenure_evidence.digests import given_digest, payload_digest
+from tenure_evidence.mandate import LeaseFacts, lease_item
 from tenure_server.core import records
 from tenure_server.core.definition import Payload, WorkflowDefinition
 from tenure_server.core.graph import Graph
@@ -27,6 +30,8 @@ from tenure_server.core.lifecycle import (
 )
 
 _STATES = max(TaskState) + 1
+#: What an item of evidence calls an event: `task.lease_lost` for TASK_LEASE_LOST.
+ITEM_KINDS = {kind: kind.name.lower().replace("_", ".", 1) for kind in EventKind}
 
 
 @dataclass(slots=True)
@@ -51,7 +56,10 @@ class LiveRun:
     """A run that has not ended. Changes go through `Desk`, which owns it."""
 
     __slots__ = (
+        "_digests",
+        "_input_digest",
         "_waiters",
+        "constitution_digest",
         "correlation_id",
         "create_us",
         "definition",
@@ -86,6 +94,8 @@ class LiveRun:
         self.workflow = record.workflow
         self.workflow_version = record.workflow_version
         self.workflow_digest = record.workflow_digest
+        #: Of the platform's and the tenant's together, when it was started.
+        self.constitution_digest = record.constitution_digest
         self.definition = definition
         self.graph = graph
         self.state = record.state
@@ -112,6 +122,9 @@ class LiveRun:
         #: Outputs that tasks still to come will be given.
         self.outputs: dict[int, Payload] = {}
         self._waiters: dict[int, int] = {}
+        #: Digests of the outputs that are kept, by task.
+        self._digests: dict[int, bytes] = {}
+        self._input_digest: bytes | None = None
 
     # -- where things stand
 
@@ -152,6 +165,31 @@ class LiveRun:
         outputs = self.outputs
         return {keys[up]: outputs[up] for up in self.graph.upstream[index] if up in outputs}
 
+    def input_digest(self) -> bytes | None:
+        """The raw digest of the run's input, None when it has none."""
+        if self._input_digest is None and self.input is not None:
+            self._input_digest = digest_of(self.input)
+        return self._input_digest
+
+    def given_digest(self, index: int, upstream: Mapping[str, Payload], facts: TaskFacts) -> bytes:
+        """The raw digest of everything that an agent is given with a lease."""
+        own, left = self.definition.tasks[index].input, facts.checkpoint
+        outputs = []
+        if upstream:
+            number_of, known = self.graph.index, self._digests
+            for key in upstream:
+                up = number_of[key]
+                digest = known.get(up)
+                if digest is None:
+                    digest = known[up] = digest_of(upstream[key])
+                outputs.append((key, digest))
+        return given_digest(
+            None if own is None else digest_of(own),
+            self.input_digest(),
+            outputs,
+            None if left is None else digest_of(left),
+        )
+
     # -- changes
 
     def move(self, index: int, state: TaskState) -> None:
@@ -171,6 +209,7 @@ class LiveRun:
             if not self._waiters[up]:
                 del self._waiters[up]
                 del self.outputs[up]
+                self._digests.pop(up, None)
 
     def keep_output(self, index: int, output: Payload | None) -> None:
         """Keeps an output as long as tasks that depend on it have not ended."""
@@ -255,6 +294,7 @@ class LiveRun:
             self.create_us,
             self.start_us,
             self.end_us,
+            self.constitution_digest,
         )
 
     def change_row(self) -> Row:
@@ -312,22 +352,27 @@ class LiveRun:
 
     def log(self, journal: Journal, kind: EventKind, now_us: int, message: str = "") -> None:
         """Notes an event of the whole run."""
-        self.sequence += 1
+        self.sequence = sequence = self.sequence + 1
         journal.events.append(
-            (
-                self.tenant_id,
-                self.run_id,
-                self.sequence,
-                now_us,
-                int(kind),
-                "",
-                0,
-                0,
-                "",
-                "",
-                message,
-            )
+            (self.tenant_id, self.run_id, sequence, now_us, int(kind), "", 0, 0, "", "", message, None)
         )
+        if not journal.keeps_evidence:
+            return
+        item: dict[str, Any] = {
+            "run": self.run_id,
+            "seq": sequence,
+            "at": now_us,
+            "kind": ITEM_KINDS[kind],
+        }
+        if message:
+            item["text"] = digest_text(message.encode())
+        if kind is EventKind.RUN_STARTED:
+            item["definition"] = self.workflow_digest
+            item["constitution"] = self.constitution_digest
+            given = self.input_digest()
+            if given is not None:
+                item["input"] = "sha256:" + given.hex()
+        journal.items.append(canonical(item))
 
     def log_task(
         self,
@@ -339,24 +384,93 @@ class LiveRun:
         *,
         code: str = "",
         message: str = "",
+        result: bytes | None = None,
+        output: Payload | None = None,
     ) -> None:
-        """Notes an event of one task."""
-        self.sequence += 1
+        """Notes an event of one task; `result` is the digest of the report it follows from."""
+        self.sequence = sequence = self.sequence + 1
+        key = self.graph.keys[index]
         journal.events.append(
             (
                 self.tenant_id,
                 self.run_id,
-                self.sequence,
+                sequence,
                 now_us,
                 int(kind),
-                self.graph.keys[index],
+                key,
                 facts.attempt,
                 facts.term,
                 facts.agent,
                 code,
                 message,
+                result,
             )
         )
+        if not journal.keeps_evidence:
+            return
+        item: dict[str, Any] = {
+            "run": self.run_id,
+            "seq": sequence,
+            "at": now_us,
+            "kind": ITEM_KINDS[kind],
+            "task": key,
+            "attempt": facts.attempt,
+            "term": facts.term,
+            "agent": facts.agent,
+        }
+        if code:
+            item["code"] = code
+        if message:
+            item["text"] = digest_text(message.encode())
+        if result is not None:
+            item["result"] = "sha256:" + result.hex()
+        if output is not None:
+            item["output"] = "sha256:" + digest_of(output).hex()
+        journal.items.append(canonical(item))
+
+    def log_lease(
+        self,
+        journal: Journal,
+        now_us: int,
+        index: int,
+        facts: TaskFacts,
+        upstream: Mapping[str, Payload],
+    ) -> None:
+        """Notes that a task was leased, and what its agent is given."""
+        self.sequence = sequence = self.sequence + 1
+        task = self.definition.tasks[index]
+        given = self.given_digest(index, upstream, facts) if journal.keeps_evidence else None
+        journal.events.append(
+            (
+                self.tenant_id,
+                self.run_id,
+                sequence,
+                now_us,
+                int(EventKind.TASK_LEASED),
+                task.key,
+                facts.attempt,
+                facts.term,
+                facts.agent,
+                "",
+                "",
+                given,
+            )
+        )
+        if given is not None:
+            lease = LeaseFacts(
+                run=self.run_id,
+                seq=sequence,
+                at=now_us,
+                task=task.key,
+                attempt=facts.attempt,
+                term=facts.term,
+                agent=facts.agent,
+                definition=self.workflow_digest,
+                constitution=self.constitution_digest,
+                handler=task.kind,
+                given=given,
+            )
+            journal.items.append(lease_item(lease))
 
     @property
     def ended(self) -> bool:
@@ -364,13 +478,9 @@ class LiveRun:
         return self.state in RUN_ENDED
 
 
-def hash_of(*parts: bytes) -> bytes:
-    """SHA-256 over parts, each with its length, so that no two lists of parts look alike."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(4, "big"))
-        digest.update(part)
-    return digest.digest()
+def digest_of(payload: Payload) -> bytes:
+    """The raw digest of a payload."""
+    return payload_digest(payload.data, payload.content_type)
 
 
 def run_state_after(run: LiveRun) -> RunState:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
 
+from tenure_server.core.evidence import Draft
 from tenure_server.core.journal import Changes
 from tenure_server.store.acts import Acts
 from tenure_server.store.writer import Writer
@@ -91,9 +92,11 @@ class Commits:
         self._work.put(run)
         return await asyncio.shield(future)
 
-    async def act(self, seats: Mapping[str, int], work: Callable[[Acts], T]) -> T:
-        """Runs a cold-path mutation in a transaction of its own."""
-        return await self.on_writer(lambda: self._writer.act(seats, work))
+    async def act(
+        self, seats: Mapping[str, int], work: Callable[[Acts], T], drafts: Sequence[Draft] = ()
+    ) -> T:
+        """Runs a cold-path mutation in a transaction of its own, and writes its evidence."""
+        return await self.on_writer(lambda: self._writer.act(seats, work, drafts))
 
     async def close(self, at_most_seconds: float) -> None:
         """Ends the thread after what was handed to it, or leaves it behind: it ends no later than

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tenure_server.core import errors, fairness, records
 from tenure_server.core.desk import Desk
-from tenure_server.core.leases import AgentSlots
+from tenure_server.core.journal import Journal
+from tenure_server.core.leases import AgentSlots, Lease
 from tenure_server.core.lifecycle import Standing
 from tenure_server.engine.sessions import AgentSession
 
@@ -99,7 +100,9 @@ class Dispatch:
 
     # -- who gets what
 
-    def grant(self, desks: Mapping[str, Desk], now_us: int) -> Iterable[AgentSession]:
+    def grant(
+        self, desks: Mapping[str, Desk], journal: Journal, now_us: int
+    ) -> Iterable[AgentSession]:
         """Grants what can be granted now, and gives the sessions that have new leases pending."""
         ready = sum(desk.ready.size for desk in desks.values())
         if not ready:
@@ -112,13 +115,18 @@ class Dispatch:
         start = self._turn % len(hungry)
         hungry = hungry[start:] + hungry[:start]
         fed: dict[AgentSession, None] = {}
+        grants: dict[AgentSession, _Grant] = {}
         while hungry:
             # Work is spread over the agents rather than heaped onto the first.
             share = max(1, ready // len(hungry))
             still = []
             for session in hungry:
                 serving = _serving(session.tenant_ids, desks)
+                since = len(journal.events)
                 leases = fairness.grant(serving, session.agent, now_us, at_most=share)
+                if len(journal.events) > since:
+                    grant = grants.get(session) or grants.setdefault(session, _Grant(session))
+                    grant.note(journal, since, leases)
                 if leases:
                     session.pending.leases += leases
                     fed[session] = None
@@ -126,6 +134,8 @@ class Dispatch:
                     if session.agent.free > 0:
                         still.append(session)
             hungry = still if ready > 0 else []
+        for grant in grants.values():
+            grant.close(journal, now_us)
         return fed
 
     def tell(self, desk: Desk) -> Iterable[AgentSession]:
@@ -146,6 +156,33 @@ class Dispatch:
         desk.ended.clear()
         desk.cancelling.clear()
         return told
+
+
+class _Grant:
+    """What one agent was granted in one turn: one act, one mandate for each tenant."""
+
+    def __init__(self, session: AgentSession) -> None:
+        self._act = session.granting()
+        self._happened: dict[str, list[int]] = {}
+        self._leases: list[Lease] = []
+
+    def note(self, journal: Journal, since: int, leases: Sequence[Lease]) -> None:
+        """Adds what happened since an event."""
+        events = journal.events
+        for number in range(since, len(events)):
+            self._happened.setdefault(events[number][0], []).append(number)
+        self._leases += leases
+        if journal.objections:
+            self._act.object(journal.objections)
+            journal.objections.clear()
+
+    def close(self, journal: Journal, now_us: int) -> None:
+        """Writes the act down."""
+        drafts = journal.draft(self._act, self._happened, now_us, mandate=True)
+        by_tenant = {draft.tenant_id: draft for draft in drafts}
+        if by_tenant:
+            for lease in self._leases:
+                lease.grant = by_tenant[lease.run.tenant_id]
 
 
 def _serving(tenant_ids: Sequence[str], desks: Mapping[str, Desk]) -> list[Desk]:

@@ -12,6 +12,7 @@ import structlog
 
 from tenure_server.core import errors, records
 from tenure_server.core.definition import WorkflowDefinition
+from tenure_server.core.evidence import INSTALLATION, Act
 from tenure_server.core.lifecycle import RunState
 from tenure_server.core.seen import Seen
 from tenure_server.engine import starting
@@ -105,6 +106,27 @@ class Engine:
         """Raises unless this coordinator decides for the tenant now."""
         self._floor.check_seat(tenant_id)
 
+    # -- evidence
+
+    async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
+        """Writes down an act by which nothing changed: a read, a repetition, a refusal.
+
+        It stands in the log of each tenant, or in the installation's when there is none. Gives the
+        decision's id, empty when no evidence is kept. Raises SeatElsewhere, StoreUnavailable.
+        """
+        drafts = self._floor.note(act, tenant_ids or (INSTALLATION,))
+        if not drafts:
+            return ""
+        await self._floor.flushed()
+        return drafts[0].decision_id
+
+    def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
+        """Where a call stands that chose no tenant: with its caller's only one, if that is decided
+        for here, else with the installation.
+        """
+        mine = len(tenant_ids) == 1 and tenant_ids[0] in self._floor.desks
+        return tenant_ids if mine else (INSTALLATION,)
+
     # -- keys and cold changes
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -132,6 +154,7 @@ class Engine:
         request: records.Request | None,
         work: Callable[[Acts], bytes],
         afterwards: Afterwards | None = None,
+        act: Act | None = None,
     ) -> bytes:
         """Does a cold-path mutation once: the same request id gets the same bytes.
 
@@ -143,7 +166,7 @@ class Engine:
         seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
         async with self._answers.claim(remember_under, [request]) as found:
             if request is None or not request.request_id:
-                return await self._followed(self._floor.act(seats, work), bytes, afterwards)
+                return await self._followed(self._floor.act(seats, work, act), bytes, afterwards)
             if request.request_id in found:
                 known = _resolved(found[request.request_id])
                 return await self._followed(known, _response, afterwards)
@@ -154,18 +177,18 @@ class Engine:
                 acts.remember(remember_under, asked.request_id, answer, now_us)
                 return answer
 
-            act = asyncio.ensure_future(self._floor.act(seats, work_and_remember))
-            self._answers.keep(remember_under, act, {asked.request_id: None})
-            return await self._followed(act, _response, afterwards)
+            doing = asyncio.ensure_future(self._floor.act(seats, work_and_remember, act))
+            self._answers.keep(remember_under, doing, {asked.request_id: None})
+            return await self._followed(doing, _response, afterwards)
 
     async def _followed(
-        self, act: Awaitable[T], response: Callable[[T], bytes], afterwards: Afterwards | None
+        self, doing: Awaitable[T], response: Callable[[T], bytes], afterwards: Afterwards | None
     ) -> bytes:
         """Waits for an act and does what follows it, in a task that its caller cannot cancel."""
 
         async def follow() -> bytes:
             try:
-                answer = response(await act)
+                answer = response(await doing)
             except errors.StoreUnavailable:
                 if afterwards is not None:
                     await afterwards(None)
@@ -251,7 +274,8 @@ class Engine:
         tenant_id = origin.tenant_id
         graph = await asyncio.to_thread(definition.check)
         canonical = await asyncio.to_thread(definition.canonical)
-        work = starting.registration(origin, definition, graph, canonical, self.now_us())
+        act = origin.acting("workflow.register")
+        work = starting.registration(origin, definition, graph, canonical, self.now_us(), act)
 
         async def note(answer: bytes | None) -> None:
             if answer is None:
@@ -266,6 +290,7 @@ class Engine:
             request=request,
             work=work,
             afterwards=note,
+            act=act,
         )
         version, created = starting.parse_registration(answer)
         known = await self.known_workflow(tenant_id, definition.name, version)
@@ -298,8 +323,10 @@ class Engine:
             starting.check_quota(desk, plan.new, self.settings)
             if not plan.new:
                 return started
+            since = self._floor.mark()
             for run in plan.runs(desk):
                 desk.open_run(run, plan.now_us)
+            self._floor.close_act(origin.acting("run.start"), since, [tenant_id])
             for row in plan.request_rows:
                 self._floor.journal.request(row)
             self._floor.stir(desk)
@@ -327,7 +354,9 @@ class Engine:
             run = desk.runs.get(run_id)
             if run is None:
                 return await self._state_of_ended(tenant_id, run_id)
+            since = self._floor.mark()
             desk.cancel_run(run, reason, self.now_us())
+            self._floor.close_act(origin.acting("run.cancel"), since, [tenant_id])
             state = run.state
             self._floor.stir(desk)
             commit = self._floor.flush()

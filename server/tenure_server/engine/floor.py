@@ -16,8 +16,10 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from tenure_server.core import errors, records
-from tenure_server.core.desk import Desk
+from tenure_server.core.desk import LAWLESS, Desk
+from tenure_server.core.evidence import INSTALLATION, Act, Draft
 from tenure_server.core.journal import Journal
+from tenure_server.core.law import Law
 from tenure_server.engine import chronicle, keeping
 from tenure_server.engine.commits import Abandon, Batch, Commits, Effect
 from tenure_server.engine.dispatch import Dispatch
@@ -49,6 +51,7 @@ class Floor:
         judge: Callable[[AgentSession, Report], Awaitable[None]],
         opened: Callable[[str], None],
         closed: Callable[[str], None],
+        law_of: Callable[[str], Law] = lambda _: LAWLESS,
     ) -> None:
         self.serving = False
         self.stopping = False
@@ -57,7 +60,8 @@ class Floor:
         self.watchers = Watchers()
         self.commits: Commits
         self.seating: Seating
-        self.journal = Journal()
+        self._laws: Callable[[str], Law] = law_of
+        self.journal = self._new_journal(settings)
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -166,6 +170,31 @@ class Floor:
         """The time, in microseconds since the Unix epoch."""
         return self._clock.now_us()
 
+    def mark(self) -> int:
+        """Where an act begins: everything that happens from here on follows from it."""
+        return len(self.journal.events)
+
+    def close_act(self, act: Act, since: int, tenant_ids: Iterable[str] = ()) -> None:
+        """Writes an act down that began at a mark, in the logs where something happened and in
+        those of the tenants named.
+        """
+        for tenant_id in tenant_ids:
+            self._under(tenant_id)
+        self.journal.act(act, since, self.now_us(), tenant_ids)
+        self.commits.ask()
+
+    def note(self, act: Act, tenant_ids: Iterable[str]) -> list[Draft]:
+        """Writes an act down by which nothing happened."""
+        happened: dict[str, Sequence[int]] = {}
+        for tenant_id in tenant_ids:
+            self._under(tenant_id)
+            happened[tenant_id] = ()
+        return self.journal.draft(act, happened, self.now_us())
+
+    def _under(self, tenant_id: str) -> None:
+        if tenant_id != INSTALLATION:
+            self.journal.under(tenant_id, self.desk(tenant_id).term)
+
     def desks_of(self, tenant_ids: Sequence[str]) -> Sequence[Desk]:
         """The desks of these tenants that are held here."""
         keeping.check_trust(self)
@@ -218,13 +247,26 @@ class Floor:
         """Waits for `flush`."""
         await self.flush()
 
-    async def act(self, seats: Mapping[str, int], work: Callable[[Acts], T]) -> T:
-        """Runs a cold-path mutation in a transaction of its own.
+    async def act(
+        self, seats: Mapping[str, int], work: Callable[[Acts], T], act: Act | None = None
+    ) -> T:
+        """Runs a cold-path mutation in a transaction of its own, which is the act's own too: it
+        stands in the logs of the seats' tenants, or in the installation's where there are none.
 
         Raises StoreUnavailable, and whatever refusal `work` raises.
         """
+        drafts: list[Draft] = []
+        if act is not None and self._settings.evidence:
+            now_us = self.now_us()
+            drafts = [
+                Draft(act, tenant_id, now_us, self._laws(tenant_id).digest)
+                for tenant_id in seats or (INSTALLATION,)
+            ]
         try:
-            return await self.commits.act(seats, work)
+            result = await self.commits.act(seats, work, drafts)
+            if act is not None:
+                act.taken = True
+            return result
         except (StoreFailed, StoreConflict, SeatLost) as error:
             raise _unavailable(error) from error
 
@@ -233,7 +275,7 @@ class Floor:
     def _seal(self) -> Batch:
         now_us = self.now_us()
         owing, self._owing = self._owing, {}
-        for session in self.dispatch.grant(self.desks, now_us):
+        for session in self.dispatch.grant(self.desks, self.journal, now_us):
             owing[session] = None
             # A desk that only granted has something to watch over as well: that the leases end.
             granting = {lease.run.tenant_id for lease in session.pending.leases}
@@ -272,7 +314,10 @@ class Floor:
         now_us = self.now_us()
         try:
             for desk in self.desks.values():
+                since = self.mark()
                 desk.pass_time(now_us)
+                if self.mark() > since:
+                    self.close_act(Act(kind="time.pass"), since)
                 if desk.ended or desk.ready.size:
                     self.stir(desk)
             self._set_alarm(self.desks.values())
@@ -299,7 +344,7 @@ class Floor:
         self._owing.clear()
         self._dirty.clear()
         # Not sealed: a row that cannot be made may be what failed.
-        self.journal = Journal()
+        self.journal = self._new_journal(self._settings)
         for tenant_id in self.desks:
             self._closed(tenant_id)
         self.desks.clear()
@@ -349,6 +394,12 @@ class Floor:
             draw=os.urandom,
             lease_us=self._settings.lease_us,
             accept_us=self._settings.accept_us,
+            law=self._laws(tenant.tenant_id),
+        )
+
+    def _new_journal(self, settings: Settings) -> Journal:
+        return Journal(
+            lambda tenant_id: self._laws(tenant_id).digest, keeps_evidence=settings.evidence
         )
 
     def _set_serving(self, serving: bool) -> None:

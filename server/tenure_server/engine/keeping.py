@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import structlog
 
 from tenure_server.core.desk import Desk
+from tenure_server.core.evidence import Act
 from tenure_server.engine.dispatch import Dispatch
 from tenure_server.engine.seating import Seating
 from tenure_server.engine.settings import Settings
@@ -43,7 +44,9 @@ class Kept(Protocol):
     async def take_seats(self) -> None:
         """Takes every free seat and opens its desk."""
 
-    async def act(self, seats: Mapping[str, int], work: Callable[[Acts], Any]) -> Any:
+    async def act(
+        self, seats: Mapping[str, int], work: Callable[[Acts], Any], act: Act | None = None
+    ) -> Any:
         """Runs a cold-path mutation in a transaction of its own."""
 
 

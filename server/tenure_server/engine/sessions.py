@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from tenure_server.core import errors, records
 from tenure_server.core.definition import Payload
 from tenure_server.core.desk import Desk, End
+from tenure_server.core.evidence import Act
 from tenure_server.core.leases import AgentSlots, Lease
 from tenure_server.core.lifecycle import Standing, Verdict
 
@@ -83,6 +85,12 @@ class Host(Protocol):
     def now_us(self) -> int:
         """The time."""
 
+    def mark(self) -> int:
+        """Where an act begins."""
+
+    def close_act(self, act: Act, since: int, tenant_ids: Iterable[str] = ()) -> None:
+        """Writes an act down that began at a mark."""
+
     def desks_of(self, tenant_ids: Sequence[str]) -> Sequence[Desk]:
         """The desks of these tenants that are held here."""
 
@@ -110,8 +118,11 @@ class AgentSession:
         hello: Hello,
         agent: AgentSlots,
         agent_id: str,
+        act: Act | None = None,
     ) -> None:
         self.key = key
+        #: The call that the agent speaks through.
+        self.act = act or Act(kind="lease.work", principal=key.api_key_id)
         self.tenant_ids = tuple(tenant_ids)
         self.hello = hello
         self.agent = agent
@@ -122,10 +133,38 @@ class AgentSession:
         self.ended: errors.Refusal | None = None
         #: What goes out after the next commit.
         self.pending = Outbound()
+        #: Whether it is a single call instead of a stream.
+        self._is_call = not agent_id
+        self._is_acting = False
         self._host = host
         self._due = Outbound()
         self._wake = asyncio.Event()
         self._over = False
+
+    # -- what it does, as acts
+
+    def granting(self) -> Act:
+        """The act of granting leases to it: the call itself where it asks for nothing else."""
+        return self.act if self._is_call and not self.act.taken else self.act.again("lease.grant")
+
+    @contextlib.contextmanager
+    def acting(self, kind: str, named: Sequence[str] = ()) -> Iterator[None]:
+        """Writes down what is said inside as one act, if anything follows from it.
+
+        `named` has the tenants in whose logs it stands in any case. Inside of another act it is
+        part of that one.
+        """
+        if self._is_acting:
+            yield
+            return
+        since = self._host.mark()
+        self._is_acting = True
+        try:
+            yield
+        finally:
+            self._is_acting = False
+        if named or self._host.mark() > since:
+            self._host.close_act(self.act.again(kind), since, named)
 
     # -- what the agent says
 
@@ -146,7 +185,8 @@ class AgentSession:
 
     def renew(self, renewal: Renewal) -> None:
         """Renews a lease and answers how it stands."""
-        self.pending.standings.append(self.standing_after(renewal))
+        with self.acting("lease.renew"):
+            self.pending.standings.append(self.standing_after(renewal))
         self._host.owe(self)
 
     def standing_after(self, renewal: Renewal) -> LeaseStanding:
@@ -164,7 +204,8 @@ class AgentSession:
 
     def settle(self, run_id: str, task_key: str, term: int, token: bytes, end: End) -> None:
         """Takes the end of an attempt; the outcome goes out after its commit."""
-        verdict = self.verdict_on(run_id, task_key, term, token, end)
+        with self.acting("lease.settle"):
+            verdict = self.verdict_on(run_id, task_key, term, token, end)
         if verdict is None:
             self._host.recall(self, Report((run_id, task_key, term, token), end))
             return
@@ -188,7 +229,8 @@ class AgentSession:
         """Takes back a lease that will not be executed."""
         desk, lease = self._find(run_id, task_key, term, token)
         if desk is not None and lease is not None:
-            desk.give_back(lease, self._host.now_us())
+            with self.acting("lease.return"):
+                desk.give_back(lease, self._host.now_us())
             self._host.stir(desk)
 
     def drain(self) -> None:

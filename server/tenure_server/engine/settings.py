@@ -27,6 +27,8 @@ class Settings:
     open_runs_max: int = 200_000
     #: The most tasks in open runs of one tenant.
     open_tasks_max: int = 5_000_000
+    #: False only to measure what evidence costs.
+    evidence: bool = True
 
 
 class Clock(Protocol):

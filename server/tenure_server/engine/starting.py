@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import orjson
 
 from tenure_server.core import errors, ids, records
 from tenure_server.core.definition import WorkflowDefinition, digest_of, payload_problem
 from tenure_server.core.desk import Desk
+from tenure_server.core.evidence import Act
 from tenure_server.core.graph import Graph
 from tenure_server.core.journal import Row
 from tenure_server.core.leases import Draw
@@ -96,7 +98,8 @@ class Plan:
     def runs(self, desk: Desk) -> Iterable[LiveRun]:
         """The runs to open."""
         for record, known in self._new:
-            yield LiveRun(record, known.definition, known.graph, order=desk.next_order())
+            under = replace(record, constitution_digest=desk.law.digest)
+            yield LiveRun(under, known.definition, known.graph, order=desk.next_order())
 
 
 def registration(
@@ -105,6 +108,7 @@ def registration(
     graph: Graph,
     canonical: bytes,
     now_us: int,
+    act: Act,
 ) -> Callable[[Acts], bytes]:
     """The act that registers a definition; it gives the answer to keep."""
 
@@ -119,6 +123,8 @@ def registration(
             origin.api_key_id,
             now_us,
         )
+        act.definition = record.digest
+        act.subject = {"workflow": record.name, "version": str(record.version)}
         return orjson.dumps([record.version, created])
 
     return work

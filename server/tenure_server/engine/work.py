@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from tenure_server.core import errors, ids, records
+from tenure_server.core.evidence import Act
 from tenure_server.core.leases import AgentSlots, Lease
 from tenure_server.core.lifecycle import Verdict
 from tenure_server.engine import judge
@@ -51,7 +52,11 @@ class Work:
         return None if lease is None else lease.progress
 
     def open_session(
-        self, key: records.ApiKey, tenant_ids: Sequence[str], hello: Hello
+        self,
+        key: records.ApiKey,
+        tenant_ids: Sequence[str],
+        hello: Hello,
+        act: Act | None = None,
     ) -> AgentSession:
         """Takes an agent on the line. Raises SeatElsewhere, Stopping, StoreUnavailable."""
         for tenant_id in tenant_ids:
@@ -63,10 +68,12 @@ class Work:
         agent_id = (
             known.agent_id if known else ids.new_id(tenant_ids[0], self._floor.now_us(), random)
         )
-        session = AgentSession(self._floor, key, tenant_ids, hello, agent, agent_id)
+        session = AgentSession(self._floor, key, tenant_ids, hello, agent, agent_id, act)
+        since = self._floor.mark()
         dispatch.join(session)
         for ref in hello.held:
             session.renew(Renewal(ref))
+        self._floor.close_act(session.act, since, tenant_ids)
         return session
 
     async def lease_tasks(
@@ -78,9 +85,12 @@ class Work:
         kinds: frozenset[str],
         max_leases: int,
         wait_us: int,
+        act: Act | None = None,
     ) -> list[Lease]:
         """Grants leases without a stream; they count as accepted. Waits for the first one."""
-        session = self._voice(key, tenant_ids, agent=agent, kinds=kinds, slots=max_leases)
+        session = self._voice(
+            key, tenant_ids, act, agent=agent, kinds=kinds, slots=max_leases
+        )
         self._floor.dispatch.call(session)
         session.add_credits(max_leases)
         try:
@@ -104,20 +114,32 @@ class Work:
             session.close()
 
     async def renew_leases(
-        self, key: records.ApiKey, tenant_ids: Sequence[str], renewals: Sequence[Renewal]
+        self,
+        key: records.ApiKey,
+        tenant_ids: Sequence[str],
+        renewals: Sequence[Renewal],
+        act: Act | None = None,
     ) -> list[LeaseStanding]:
         """Renews leases and says how each stands, after the commit of their checkpoints."""
-        session = self._voice(key, tenant_ids)
+        session = self._voice(key, tenant_ids, act)
+        since = self._floor.mark()
         standings = [session.standing_after(renewal) for renewal in renewals]
+        self._floor.close_act(session.act, since, tenant_ids)
         await self._floor.flushed()
         return standings
 
     async def settle_tasks(
-        self, key: records.ApiKey, tenant_ids: Sequence[str], results: Sequence[Report]
+        self,
+        key: records.ApiKey,
+        tenant_ids: Sequence[str],
+        results: Sequence[Report],
+        act: Act | None = None,
     ) -> list[Outcome]:
         """Takes results and says what became of each, after the commit."""
-        session = self._voice(key, tenant_ids)
+        session = self._voice(key, tenant_ids, act)
+        since = self._floor.mark()
         verdicts = [session.verdict_on(*report.ref, report.end) for report in results]
+        self._floor.close_act(session.act, since, tenant_ids)
         await self._floor.flushed()
         outcomes = []
         for report, verdict in zip(results, verdicts, strict=True):
@@ -129,6 +151,7 @@ class Work:
         self,
         key: records.ApiKey,
         tenant_ids: Sequence[str],
+        act: Act | None = None,
         *,
         agent: str = "",
         kinds: frozenset[str] = frozenset(),
@@ -139,7 +162,7 @@ class Work:
             self._floor.check_seat(tenant_id)
         hello = Hello(agent=agent, instance="", kinds=kinds, slots=slots)
         own = AgentSlots(agent, key.api_key_id, kinds, slots)
-        return AgentSession(self._floor, key, tenant_ids, hello, own, "")
+        return AgentSession(self._floor, key, tenant_ids, hello, own, "", act)
 
     async def judge_and_tell(self, session: AgentSession, report: Report) -> None:
         """Judges a result from the store, and tells the session once it is known."""

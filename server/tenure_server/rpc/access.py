@@ -8,7 +8,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -22,12 +23,23 @@ from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from tenure.v1 import access_pb2, agents_pb2, runs_pb2, tenants_pb2, workflows_pb2
+from tenure.v1 import (
+    access_pb2,
+    agents_pb2,
+    constitution_pb2,
+    evidence_pb2,
+    runs_pb2,
+    tenants_pb2,
+    workflows_pb2,
+)
 from tenure_server.core import records
+from tenure_server.core.evidence import Act
 
 #: The files of the contract that declare services.
 CONTRACT = (
     agents_pb2.DESCRIPTOR,
+    constitution_pb2.DESCRIPTOR,
+    evidence_pb2.DESCRIPTOR,
     runs_pb2.DESCRIPTOR,
     tenants_pb2.DESCRIPTOR,
     workflows_pb2.DESCRIPTOR,
@@ -38,6 +50,10 @@ PLATFORM: Mapping[Any, frozenset[records.Role]] = {
     reflection_pb2.DESCRIPTOR: frozenset(),
     channelz_pb2.DESCRIPTOR: frozenset({records.Role.OPERATOR}),
 }
+
+
+#: What stands for evidence in rules of services that leave none.
+PLATFORM_EVIDENCE = "platform.read"
 
 
 class ContractFault(Exception):  # noqa: N818 (a fault is no refusal and no error of a caller)
@@ -67,11 +83,18 @@ class AccessRule:
     mutation: bool = False
     #: Whether the call concerns the installation or the caller itself.
     tenantless: bool = False
+    #: Whether an operator's call concerns the installation, and everybody else's their tenant.
+    installation: bool = False
 
     @property
     def open(self) -> bool:
         """Whether anybody may call, without a credential."""
         return not self.roles
+
+    @property
+    def recorded(self) -> bool:
+        """Whether calls leave evidence: those of the contract do, gRPC's own services do not."""
+        return self.evidence != PLATFORM_EVIDENCE
 
     @property
     def all_tenants(self) -> bool:
@@ -90,6 +113,8 @@ class Caller:
     tenant_id: str
     correlation_id: str
     rule: AccessRule
+    #: What is noted of the call.
+    act: Act = field(default_factory=partial(Act, kind=""))
 
     @property
     def is_operator(self) -> bool:
@@ -103,6 +128,7 @@ class Caller:
             tenant_id=self.tenant_id,
             api_key_id=self.key.api_key_id,
             correlation_id=self.correlation_id,
+            act=self.act,
         )
 
 
@@ -156,7 +182,7 @@ def _platform_rules() -> dict[str, AccessRule]:
         full_name(method): AccessRule(
             method=full_name(method),
             roles=roles,
-            evidence="platform.read",
+            evidence=PLATFORM_EVIDENCE,
             rate=RateClass.READ,
             tenantless=True,
         )
@@ -189,6 +215,7 @@ def _read_rule(method: MethodDescriptor) -> AccessRule:
         rate=rate,
         mutation=rule.mutation,
         tenantless=rule.tenantless,
+        installation=rule.installation,
     )
 
 

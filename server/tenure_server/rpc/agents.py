@@ -41,7 +41,9 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         said = aiter(request_iterator)
         first = await _first(said)
         tenant_ids = tuple(sorted(first.hello.tenant_ids)) or caller.tenant_ids
-        session = self._engine.work.open_session(caller.key, tenant_ids, frames.hello(first.hello))
+        session = self._engine.work.open_session(
+            caller.key, tenant_ids, frames.hello(first.hello), caller.act
+        )
         structlog.contextvars.bind_contextvars(agent=first.hello.agent)
         log.info("agent came", agent_id=session.agent_id, slots=first.hello.slots)
         stream = _Stream(session)
@@ -74,6 +76,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
             kinds=frozenset(request.kinds),
             max_leases=request.max_leases or 1,
             wait_us=wait_us,
+            act=caller.act,
         )
         fitting = frames.fitting(leases)
         if fitting < len(leases):
@@ -89,7 +92,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         """Renews leases without a stream."""
         caller = access.caller()
         standings = await self._engine.work.renew_leases(
-            caller.key, caller.tenant_ids, frames.renewals(request.renewals)
+            caller.key, caller.tenant_ids, frames.renewals(request.renewals), caller.act
         )
         response = agents_pb2.RenewLeasesResponse(lease_duration=self._lease_duration())
         frames.fill_standings(response.standings, standings)
@@ -101,7 +104,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         """Takes results without a stream."""
         caller = access.caller()
         outcomes = await self._engine.work.settle_tasks(
-            caller.key, caller.tenant_ids, frames.reports(request.results)
+            caller.key, caller.tenant_ids, frames.reports(request.results), caller.act
         )
         response = agents_pb2.SettleTasksResponse()
         frames.fill_outcomes(response.outcomes, outcomes)

@@ -17,7 +17,9 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError, Message
 
+from tenure_evidence.canonical import digest_text
 from tenure_server.core import errors
+from tenure_server.core.evidence import Act
 from tenure_server.rpc import access, sizes, status
 from tenure_server.rpc.gates import CORRELATION_HEADER, Call, Chain, Desk
 from tenure_server.store.errors import StoreFailed
@@ -166,7 +168,9 @@ class _Passage:
 
     async def _unary_unary(self, raw: bytes, context: Context) -> Any:
         async def act(call: Call) -> Any:
-            return await self._handler.unary_unary(await self._admit(call, raw), context)
+            answer = await self._handler.unary_unary(await self._admit(call, raw), context)
+            await self._record(call)
+            return answer
 
         return await self._conduct(context, act)
 
@@ -174,7 +178,7 @@ class _Passage:
         async def act(call: Call) -> None:
             request = await self._admit(call, raw)
             async with self._streams.watched(call):
-                await _pour(self._handler.unary_stream(request, context), context)
+                await self._pour(call, self._handler.unary_stream(request, context), context)
 
         await self._conduct(context, act)
 
@@ -182,7 +186,9 @@ class _Passage:
         async def act(call: Call) -> Any:
             call.inbound_stream = True
             async with self._streams.watched(call):
-                return await self._handler.stream_unary(self._inbound(call, frames), context)
+                answer = await self._handler.stream_unary(self._inbound(call, frames), context)
+                await self._record(call)
+                return answer
 
         return await self._conduct(context, act)
 
@@ -191,13 +197,20 @@ class _Passage:
             call.inbound_stream = True
             async with self._streams.watched(call):
                 responses = self._handler.stream_stream(self._inbound(call, frames), context)
-                await _pour(responses, context)
+                await self._pour(call, responses, context)
 
         await self._conduct(context, act)
 
     async def _conduct(self, context: Context, act: Callable[[Call], Awaitable[T]]) -> T:
         """Leads a call through the gates to its handler, and answers whatever is refused."""
-        call = Call(self._rule, context.invocation_metadata() or ())
+        begin_us = self._chain.desk.now_us()
+        doing = Act(
+            kind=self._rule.evidence,
+            method=self._rule.method,
+            principal="",
+            begin_us=begin_us,
+        )
+        call = Call(self._rule, context.invocation_metadata() or (), doing)
         try:
             await self._chain.enter(call)
             if call.key is not None:
@@ -223,6 +236,7 @@ class _Passage:
             if self._chain.closing:
                 # What it needed was taken down already; the next coordinator has it.
                 refusal = errors.Stopping("the coordinator is stopping")
+        await self._record_refusal(call, refusal)
         log.info("call refused", reason=status.reason_name(refusal), detail=refusal.message)
         raise await _refuse(context, refusal, call.correlation_id)
 
@@ -236,10 +250,13 @@ class _Passage:
             context.set_trailing_metadata(echo)
 
     async def _admit(self, call: Call, raw: bytes) -> Message:
+        if call.inbound_stream:
+            call.act.begin_us = self._chain.desk.now_us()
         if len(raw) > sizes.LARGE_BYTES:
-            message = await asyncio.to_thread(self._parsed_large, raw)
+            message, call.act.request = await asyncio.to_thread(self._parsed_large, raw)
             await self._chain.admit_large(call, message)
         else:
+            call.act.request = digest_text(raw)
             message = self._parsed(raw)
             self._chain.admit(call, message)
         return message
@@ -250,24 +267,53 @@ class _Passage:
         except DecodeError:
             raise errors.FieldsInvalid([("request", "does not parse")]) from None
 
-    def _parsed_large(self, raw: bytes) -> Message:
+    def _parsed_large(self, raw: bytes) -> tuple[Message, str]:
         message = self._parsed(raw)
         sizes.check(message)
-        return message
+        return message, digest_text(raw)
+
+    async def _pour(self, call: Call, responses: Any, context: Context) -> None:
+        """Sends what a handler yields, once it is written down that it was asked for.
+
+        Some handlers write to the context themselves instead.
+        """
+        if not hasattr(responses, "__aiter__"):
+            await responses
+            return
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                if not call.act.taken:
+                    await self._record(call)
+                await context.write(response)
+        await self._record(call)
+
+    async def _record(self, call: Call) -> None:
+        """Writes down a call that was let in and is not part of a transaction already."""
+        if self._rule.recorded and not call.act.taken:
+            desk = self._chain.desk
+            await desk.record(call.act, call.logs(desk))
+
+    async def _record_refusal(self, call: Call, refusal: errors.Refusal) -> None:
+        """Writes down a refusal, and tells the caller under which decision.
+
+        Not what says UNAVAILABLE: there nothing was decided, and nothing can be written either.
+        """
+        if not self._rule.recorded or not status.is_decision(refusal):
+            return
+        desk = self._chain.desk
+        act = call.act.again() if call.act.taken else call.act
+        act.refusal = status.reason_name(refusal)
+        try:
+            decision = await desk.record(act, call.logs(desk))
+        except errors.Refusal as error:
+            # It is refused all the same.
+            log.warning("a refusal could not be written down", reason=error.message)
+        else:
+            refusal.facts["decision"] = decision
 
     async def _inbound(self, call: Call, frames: AsyncIterator[bytes]) -> AsyncIterator[Message]:
         async for raw in frames:
             yield await self._admit(call, raw)
-
-
-async def _pour(responses: Any, context: Context) -> None:
-    """Sends what a handler yields. Some handlers write to the context themselves instead."""
-    if not hasattr(responses, "__aiter__"):
-        await responses
-        return
-    async with contextlib.aclosing(responses):
-        async for response in responses:
-            await context.write(response)
 
 
 def _take_back_cancellation() -> None:

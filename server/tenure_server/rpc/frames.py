@@ -13,7 +13,7 @@ from typing import cast
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from tenure.v1 import agents_pb2, payload_pb2
-from tenure_server.core import errors, records
+from tenure_server.core import errors, ids, records
 from tenure_server.core.definition import Payload
 from tenure_server.core.leases import STOPPED, Lease, Stopped, Success
 from tenure_server.core.lifecycle import Failure
@@ -77,6 +77,41 @@ def hear(session: AgentSession, frame: agents_pb2.WorkRequest) -> None:
     """
     said_renewals = renewals(frame.renewals) if frame.renewals else ()
     ends = [_end(item, index) for index, item in enumerate(frame.results)]
+    named = _tenants_named(session, frame) if frame.results or frame.returns else ()
+    with session.acting(_kind(frame), named):
+        _hear(session, frame, said_renewals, ends)
+    if frame.draining:
+        session.drain()
+    elif frame.credits:
+        session.add_credits(frame.credits)
+
+
+def _kind(frame: agents_pb2.WorkRequest) -> str:
+    """The kind of act that a frame is, by the weightiest thing that it says."""
+    if frame.results:
+        return "lease.settle"
+    return "lease.return" if frame.returns else "lease.renew"
+
+
+def _tenants_named(session: AgentSession, frame: agents_pb2.WorkRequest) -> Sequence[str]:
+    """The tenants whose runs a frame speaks of: what does not count is written down there too."""
+    if len(session.tenant_ids) == 1:
+        return session.tenant_ids
+    refs = {result.lease.run_id for result in frame.results}
+    refs.update(lease.run_id for lease in frame.returns)
+    return [
+        tenant_id
+        for tenant_id in session.tenant_ids
+        if any(ids.belongs(run_id, tenant_id) for run_id in refs)
+    ]
+
+
+def _hear(
+    session: AgentSession,
+    frame: agents_pb2.WorkRequest,
+    said_renewals: Sequence[Renewal],
+    ends: Sequence[Success | Failure | Stopped],
+) -> None:
     for lease in frame.accepts:
         session.accept(lease.run_id, lease.task_key, lease.term, lease.token)
     for renewal in said_renewals:
@@ -86,10 +121,6 @@ def hear(session: AgentSession, frame: agents_pb2.WorkRequest) -> None:
         session.settle(lease.run_id, lease.task_key, lease.term, lease.token, end)
     for lease in frame.returns:
         session.give_back(lease.run_id, lease.task_key, lease.term, lease.token)
-    if frame.draining:
-        session.drain()
-    elif frame.credits:
-        session.add_credits(frame.credits)
 
 
 def _renewal(message: agents_pb2.Renewal, index: int) -> Renewal:

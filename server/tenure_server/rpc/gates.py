@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from protovalidate import Validator
 
 from tenure_server.core import errors, ids, records
+from tenure_server.core.evidence import INSTALLATION, Act
 from tenure_server.rpc import access
 from tenure_server.rpc.columns import Columns
 from tenure_server.rpc.owned import Owned, Walker
@@ -50,6 +51,12 @@ class Desk(Protocol):
     def check_seat(self, tenant_id: str) -> None:
         """Raises SeatElsewhere when another coordinator decides for the tenant."""
 
+    def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
+        """Where a call stands that chose no tenant."""
+
+    async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
+        """Writes down an act by which nothing changed, and gives the decision's id."""
+
 
 @dataclass(slots=True, eq=False)
 class Call:
@@ -58,6 +65,8 @@ class Call:
     rule: access.AccessRule
     #: Pairs as they came; names are lower case.
     metadata: Iterable[tuple[str, str | bytes]]
+    #: What is noted of it. On a stream, of its present message.
+    act: Act = field(default_factory=partial(Act, kind="", principal=""))
     #: Whether messages come in as a stream.
     inbound_stream: bool = False
     correlation_id: str = ""
@@ -89,7 +98,18 @@ class Call:
             tenant_id=self.tenant_id,
             correlation_id=self.correlation_id,
             rule=self.rule,
+            act=self.act,
         )
+
+    def logs(self, desk: Desk) -> Sequence[str]:
+        """The logs that the call stands in."""
+        if self.tenant_id:
+            return (self.tenant_id,)
+        if self.key is None or records.Role.OPERATOR in self.key.roles:
+            return (INSTALLATION,)
+        if self.rule.all_tenants and self.tenant_ids:
+            return self.tenant_ids
+        return desk.log_of(self.key.tenant_ids)
 
 
 class Gate:
@@ -132,7 +152,7 @@ class Correlation(Gate):
 
     @staticmethod
     def _bind(call: Call, correlation_id: str) -> None:
-        call.correlation_id = correlation_id
+        call.correlation_id = call.act.correlation_id = correlation_id
         structlog.contextvars.bind_contextvars(
             correlation_id=correlation_id, method=call.rule.method
         )
@@ -155,6 +175,8 @@ class Identity(Gate):
         if key is None or not key.valid_at(self._desk.now_us()):
             raise _credential_invalid()
         call.key = key
+        call.act.principal = key.api_key_id
+        call.act.roles = tuple(sorted(role.name.lower() for role in key.roles))
         structlog.contextvars.bind_contextvars(api_key_id=key.api_key_id)
 
     def admit(self, call: Call, message: Message) -> None:
@@ -186,7 +208,7 @@ class Tenancy(Gate):
             names = ", ".join(role.name.lower() for role in sorted(rule.roles))
             raise errors.RoleMissing(f"this call needs one of the roles {names}", roles=names)
         call.tenant_ids = key.tenant_ids
-        if records.Role.OPERATOR in key.roles and rule.tenantless:
+        if records.Role.OPERATOR in key.roles and (rule.tenantless or rule.installation):
             return
         asked = call.header(TENANT_HEADER)
         if asked:
@@ -223,9 +245,8 @@ class Tenancy(Gate):
         if len(call.tenant_ids) == 1:
             call.tenant_id = call.tenant_ids[0]
             structlog.contextvars.bind_contextvars(tenant=call.tenant_id)
-            # Anybody can read what is committed; only the holder of the seat decides.
-            if call.rule.rate is not access.RateClass.READ:
-                self._desk.check_seat(call.tenant_id)
+            # Reads too: only the holder of the seat can write down that somebody read.
+            self._desk.check_seat(call.tenant_id)
         elif not call.rule.all_tenants:
             raise errors.TenantNotChosen(
                 f"the key acts for {len(call.tenant_ids)} tenants: name one in {TENANT_HEADER}"
@@ -289,6 +310,7 @@ class Chain:
 
     def __init__(self, desk: Desk, rules: Mapping[str, access.AccessRule]) -> None:
         self.rules = rules
+        self.desk = desk
         #: Whether the coordinator stops: then only calls that are open to everybody pass.
         self.closing = False
         gates = [gate(desk) for gate in GATES]

@@ -99,6 +99,11 @@ def reason_name(refusal: errors.Refusal) -> str:
     return errors_pb2.Reason.Name(TABLE[type(refusal)].reason).removeprefix("REASON_")
 
 
+def is_decision(refusal: errors.Refusal) -> bool:
+    """Whether a refusal was decided: UNAVAILABLE only says that nobody could."""
+    return TABLE[type(refusal)].code is not grpc.StatusCode.UNAVAILABLE
+
+
 def _details(refusal: errors.Refusal, row: Row) -> list[Message]:
     facts = {
         name: _cut(value, _FACT_CHARACTERS_MAX) for name, value in refusal.facts.items() if value

@@ -89,6 +89,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
             remember_under=ids.INSTALLATION,
             request=repeatable(request, access.caller().rule.method),
             work=work,
+            act=access.caller().act,
             afterwards=lambda _: self._engine.after_tenant_change(tenant.tenant_id),
         )
         return tenants_pb2.CreateTenantResponse.FromString(answer)
@@ -144,6 +145,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
             remember_under=ids.INSTALLATION,
             request=repeatable(request, access.caller().rule.method),
             work=work,
+            act=access.caller().act,
             afterwards=lambda _: self._engine.after_tenant_change(tenant_id),
         )
         return tenants_pb2.UpdateTenantResponse.FromString(answer)
@@ -173,11 +175,12 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
             return response.SerializeToString()
 
         answer = await self._engine.mutate(
-            # Keys belong to no seat: they can span tenants that sit with several coordinators.
-            tenants=(),
+            # A key that an admin makes is an act in the tenant's own log.
+            tenants=self._logs(caller, key),
             remember_under=self._memory(caller, key),
             request=repeatable(request, caller.rule.method),
             work=work,
+            act=access.caller().act,
         )
         response = tenants_pb2.CreateApiKeyResponse.FromString(answer)
         if made:
@@ -237,10 +240,11 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
                 self._streams.end(revoked.api_key_id)
 
         answer = await self._engine.mutate(
-            tenants=(),
+            tenants=self._logs(caller, key),
             remember_under=self._memory(caller, key),
             request=repeatable(request, caller.rule.method),
             work=work,
+            act=access.caller().act,
             afterwards=end_streams,
         )
         return tenants_pb2.RevokeApiKeyResponse.FromString(answer)
@@ -251,6 +255,11 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         """Tells the caller who it is."""
         key = access.caller().key
         return tenants_pb2.GetCallerResponse(api_key=convert.api_key_message(key))
+
+    @staticmethod
+    def _logs(caller: access.Caller, key: records.ApiKey) -> Sequence[str]:
+        """The seats under which a mutation of a key happens: none for an operator's."""
+        return () if caller.is_operator else key.tenant_ids[:1]
 
     @staticmethod
     def _memory(caller: access.Caller, key: records.ApiKey) -> str:

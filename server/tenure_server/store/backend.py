@@ -54,6 +54,26 @@ class PooledDatabase(Database, Protocol):
         """Closes all connections, lent ones too."""
 
 
+class Pages(Protocol):
+    """What is added to the logs of evidence; see `ledger.Pages`."""
+
+    @property
+    def entries(self) -> Sequence[journal.Row]:
+        """Rows of `hot_queries.ENTRY_COLUMNS`."""
+
+    @property
+    def nodes(self) -> Sequence[journal.Row]:
+        """Rows of `hot_queries.NODE_COLUMNS`."""
+
+    @property
+    def heads(self) -> Sequence[journal.Row]:
+        """Rows of `hot_queries.HEAD_COLUMNS`."""
+
+    @property
+    def events(self) -> Sequence[journal.Row]:
+        """Whole rows of `journal.EVENT_COLUMNS`."""
+
+
 class Journal(Protocol):
     """Writes the hot path's rows inside the transaction that is open."""
 
@@ -63,8 +83,11 @@ class Journal(Protocol):
         The seats cannot move until the transaction ends.
         """
 
-    def write(self, changes: journal.Changes, holder: str) -> None:
+    def write(self, changes: journal.Changes, pages: Pages, holder: str) -> None:
         """Checks the seats and writes the rows. Raises SeatLost or StoreConflict."""
+
+    def write_pages(self, pages: Pages) -> None:
+        """Writes evidence. Raises StoreConflict when a log does not end where it was thought to."""
 
 
 class Backend(Protocol):

@@ -13,6 +13,7 @@ from playhouse import migrations
 from tenure_server.store import statements
 from tenure_server.store.backend import Backend, Database
 from tenure_server.store.errors import StoreFailed, StoreOpenError
+from tenure_server.store.ledger import Sign, unsigned
 from tenure_server.store.postgresql import PostgresqlBackend
 from tenure_server.store.sqlite import SqliteBackend
 from tenure_server.store.writer import Writer
@@ -23,11 +24,13 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 class Store:
     """An open store. Make it with `open_store`."""
 
-    def __init__(self, backend: Backend, holder: str, address: str) -> None:
+    def __init__(
+        self, backend: Backend, holder: str, address: str, sign: Sign = unsigned
+    ) -> None:
         self.backend = backend
         self.holder = holder
         self.address = address
-        self._writer = Writer(backend, holder, address)
+        self._writer = Writer(backend, holder, address, sign)
         self._statements = statements.Statements(backend.reading)
 
     @property
@@ -75,13 +78,14 @@ class Store:
         self.backend.close()
 
 
-def open_store(url: str, *, holder: str, address: str) -> Store:
+def open_store(url: str, *, holder: str, address: str, sign: Sign = unsigned) -> Store:
     """Opens the store at ``sqlite:///absolute/path`` or ``postgresql://…`` and brings its tables up
     to date.
 
     `holder` names this process in the seats, unlike any other there ever was; `address` is where it
-    is reached. Raises StoreLocked when another coordinator has the SQLite file, and StoreOpenError
-    for anything else that keeps the store shut; both with a sentence for the operator.
+    is reached; `sign` signs the grants of leases. Raises StoreLocked when another coordinator has
+    the SQLite file, and StoreOpenError for anything else that keeps the store shut; both with a
+    sentence for the operator.
     """
     backend = _backend(url, address)
     try:
@@ -89,7 +93,7 @@ def open_store(url: str, *, holder: str, address: str) -> Store:
         with backend.migrating():
             _migrate(backend.writing)
         backend.warm()
-        return Store(backend, holder, address)
+        return Store(backend, holder, address, sign)
     except peewee.PeeweeException as error:
         backend.close()
         raise StoreOpenError(f"cannot open {backend.name}: {error}") from error

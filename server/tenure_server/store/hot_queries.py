@@ -15,6 +15,21 @@ from peewee import EXCLUDED, Select
 from tenure_server.core import journal, lifecycle
 from tenure_server.store import tables
 
+#: What one transaction writes of evidence.
+ENTRY_COLUMNS = (
+    "tenant_id",
+    "entry_index",
+    "at_us",
+    "kind",
+    "principal",
+    "correlation_id",
+    "standing",
+    "entry",
+    "items",
+    "facts",
+)
+NODE_COLUMNS = ("tenant_id", "level", "position", "hash")
+HEAD_COLUMNS = ("tenant_id", "size", "previous", "term")
 TASK_KEY = ("tenant_id", "run_id", "task_index")
 RUN_KEY = ("tenant_id", "run_id")
 _TASK_ENDED = sorted(int(state) for state in lifecycle.TASK_ENDED)
@@ -38,6 +53,16 @@ def upsert_tasks(rows: Any) -> Any:
         conflict_target=[getattr(task, name) for name in TASK_KEY],
         preserve=changing,
         where=(task.term <= EXCLUDED.term) & task.state.not_in(_TASK_ENDED),
+    )
+
+
+def move_heads(rows: Any) -> Any:
+    """Moves the ends of logs on, each from where the writer believed it to be."""
+    head = tables.EvidenceHead
+    return insert(head, HEAD_COLUMNS, rows).on_conflict(
+        conflict_target=[head.tenant_id],
+        preserve=[head.size, head.previous, head.term],
+        where=head.size == EXCLUDED.previous,
     )
 
 

@@ -1,6 +1,6 @@
 """The hot path on PostgreSQL: one array for each column, and all statements in one pipeline.
 
-However many rows there are, a transaction is six statements at most, which travel together: the
+However many rows there are, a transaction is nine statements at most, which travel together: the
 price of a row is then the database's own, and the line is waited for three times a commit.
 """
 
@@ -15,7 +15,7 @@ from peewee import __exception_wrapper__ as peewee_errors  # type: ignore[attr-d
 from tenure_server.core import journal
 from tenure_server.store import hot_queries, tables
 from tenure_server.store import postgresql_arrays as arrays
-from tenure_server.store.backend import Database
+from tenure_server.store.backend import Database, Pages
 from tenure_server.store.errors import SeatLost, StoreConflict
 
 
@@ -54,6 +54,11 @@ class PostgresqlJournal:
         self._requests = bulk_insert(tables.Request, journal.REQUEST_COLUMNS)
         tasks = hot_queries.upsert_tasks(_unnest(arrays.fields(task, journal.TASK_COLUMNS)))
         self._tasks = bulk(tasks, task, journal.TASK_COLUMNS)
+        self._entries = bulk_insert(tables.EvidenceEntry, hot_queries.ENTRY_COLUMNS)
+        self._nodes = bulk_insert(tables.EvidenceNode, hot_queries.NODE_COLUMNS)
+        head, columns = tables.EvidenceHead, hot_queries.HEAD_COLUMNS
+        heads = hot_queries.move_heads(_unnest(arrays.fields(head, columns)))
+        self._heads = bulk(heads, head, columns)
         columns = journal.RUN_CHANGE_COLUMNS
         change = CTE("change", _unnest(arrays.fields(run, columns)), columns=columns)
         run_changes = hot_queries.change_runs(change, columns).with_cte(change)
@@ -69,7 +74,7 @@ class PostgresqlJournal:
             with peewee_errors:
                 self._check(self._ask(seats), seats, holder)
 
-    def write(self, changes: journal.Changes, holder: str) -> None:
+    def write(self, changes: journal.Changes, pages: Pages, holder: str) -> None:
         """Checks the seats and writes the rows. Raises SeatLost or StoreConflict."""
         connection = self._database.connection()
         asked = runs = tasks = None
@@ -82,16 +87,32 @@ class PostgresqlJournal:
                 runs = self._run_changes.send(connection, changes.run_changes)
             if changes.tasks:
                 tasks = self._tasks.send(connection, changes.tasks)
-            if changes.events:
-                self._events.send(connection, changes.events)
+            if pages.events:
+                self._events.send(connection, pages.events)
             if changes.requests:
                 self._requests.send(connection, changes.requests)
+            heads = self._send_pages(connection, pages)
         if asked is not None:
             self._check(asked, changes.seats, holder)
         if runs is not None and runs.rowcount != len(changes.run_changes):
             raise StoreConflict("a run that should change has ended, or is not there")
         if tasks is not None and tasks.rowcount != len(changes.tasks):
             raise StoreConflict("a task that should change has ended, or has a later term")
+        _check_heads(heads, pages)
+
+    def write_pages(self, pages: Pages) -> None:
+        """Writes evidence. Raises StoreConflict when a log does not end where it was thought to."""
+        connection = self._database.connection()
+        with peewee_errors, connection.pipeline():
+            heads = self._send_pages(connection, pages)
+        _check_heads(heads, pages)
+
+    def _send_pages(self, connection: Any, pages: Pages) -> Any:
+        if not pages.entries:
+            return None
+        self._entries.send(connection, pages.entries)
+        self._nodes.send(connection, pages.nodes)
+        return self._heads.send(connection, pages.heads)
 
     def _ask(self, seats: Mapping[str, int]) -> Any:
         return self._seats.send(self._database.connection(), list(seats.items()))
@@ -100,6 +121,11 @@ class PostgresqlJournal:
         held = {(tenant_id, term) for tenant_id, term, of in asked.fetchall() if of == holder}
         if lost := seats.items() - held:
             raise SeatLost(tenant_id for tenant_id, _ in lost)
+
+
+def _check_heads(heads: Any, pages: Pages) -> None:
+    if heads is not None and heads.rowcount != len(pages.heads):
+        raise StoreConflict("a log of evidence does not end where it was thought to")
 
 
 def _unnest(fields: Sequence[Field[Any]]) -> Select:

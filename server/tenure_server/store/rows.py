@@ -183,6 +183,7 @@ RUN = _columns(
     "create_us",
     "start_us",
     "end_us",
+    "constitution_digest",
 )
 RUN_INPUT = (*RUN, *_columns(tables.WorkflowRun, "input", "input_type"))
 
@@ -209,7 +210,8 @@ def run(row: Row) -> Run:
         create_us=row[16],
         start_us=row[17],
         end_us=row[18],
-        input=payload(row[19], row[20]) if len(row) > 19 else None,
+        constitution_digest=row[19],
+        input=payload(row[20], row[21]) if len(row) > 20 else None,
     )
 
 

@@ -15,7 +15,7 @@ from peewee import Node, Value, ValuesList
 
 from tenure_server.core import journal
 from tenure_server.store import hot_queries, statements, tables
-from tenure_server.store.backend import Database
+from tenure_server.store.backend import Database, Pages
 from tenure_server.store.errors import SeatLost, StoreConflict
 
 #: The most rows in one statement. APSW keeps a statement prepared only below 16 KiB of text.
@@ -81,6 +81,10 @@ class SqliteJournal:
         self._runs = bulk_insert(tables.WorkflowRun, journal.RUN_COLUMNS)
         self._events = bulk_insert(tables.WorkflowExecutionLog, journal.EVENT_COLUMNS)
         self._requests = bulk_insert(tables.Request, journal.REQUEST_COLUMNS)
+        self._entries = bulk_insert(tables.EvidenceEntry, hot_queries.ENTRY_COLUMNS)
+        self._nodes = bulk_insert(tables.EvidenceNode, hot_queries.NODE_COLUMNS)
+        heads = hot_queries.move_heads(_one_row(hot_queries.HEAD_COLUMNS))
+        self._heads = _Bulk(database, heads, len(hot_queries.HEAD_COLUMNS))
         tasks = hot_queries.upsert_tasks(_one_row(journal.TASK_COLUMNS))
         self._tasks = _Bulk(database, tasks, len(journal.TASK_COLUMNS))
         width = len(journal.RUN_CHANGE_COLUMNS)
@@ -99,7 +103,7 @@ class SqliteJournal:
         if lost := seats.items() - held:
             raise SeatLost(tenant_id for tenant_id, _ in lost)
 
-    def write(self, changes: journal.Changes, holder: str) -> None:
+    def write(self, changes: journal.Changes, pages: Pages, holder: str) -> None:
         """Checks the seats and writes the rows. Raises SeatLost or StoreConflict."""
         self.check_seats(changes.seats, holder)
         self._runs.run(changes.runs)
@@ -107,8 +111,16 @@ class SqliteJournal:
             raise StoreConflict("a run that should change has ended, or is not there")
         if self._tasks.run(changes.tasks) != len(changes.tasks):
             raise StoreConflict("a task that should change has ended, or has a later term")
-        self._events.run(changes.events)
+        self._events.run(pages.events)
         self._requests.run(changes.requests)
+        self.write_pages(pages)
+
+    def write_pages(self, pages: Pages) -> None:
+        """Writes evidence. Raises StoreConflict when a log does not end where it was thought to."""
+        self._entries.run(pages.entries)
+        self._nodes.run(pages.nodes)
+        if self._heads.run(pages.heads) != len(pages.heads):
+            raise StoreConflict("a log of evidence does not end where it was thought to")
 
 
 def _one_row(columns: Sequence[str]) -> list[list[Value]]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import TypeVar
 
 import peewee
 
 from tenure_server.core import journal
+from tenure_server.core.evidence import Draft
 from tenure_server.store.acts import Acts
 from tenure_server.store.backend import Backend, Database
 from tenure_server.store.errors import StoreConflict, StoreFailed
+from tenure_server.store.ledger import Ledger, Sign, unsigned
 
 T = TypeVar("T")
 #: Every row begins with its tenant.
@@ -27,8 +29,11 @@ class Writer:
     exception.
     """
 
-    def __init__(self, backend: Backend, holder: str, address: str) -> None:
+    def __init__(
+        self, backend: Backend, holder: str, address: str, sign: Sign = unsigned
+    ) -> None:
         self._backend = backend
+        self._ledger = Ledger(backend, sign)
         self._database = backend.writing
         self._holder = holder
         self._address = address
@@ -41,18 +46,36 @@ class Writer:
         taken; and LookupError for rows of a tenant whose seat is not among the seats.
         """
         _check_tenants(changes)
-        with self.transaction():
-            self._backend.journal.write(changes, self._holder)
+        with self._appending(), self.transaction():
+            pages = self._ledger.pages(changes)
+            self._backend.journal.write(changes, pages, self._holder)
+        self._ledger.keep(pages)
 
-    def act(self, tenants: Mapping[str, int], work: Callable[[Acts], T]) -> T:
+    def act(
+        self, tenants: Mapping[str, int], work: Callable[[Acts], T], drafts: Sequence[Draft] = ()
+    ) -> T:
         """Does a rare thing in a transaction of its own, if the seats (tenant to term) are held.
 
-        Raises SeatLost, and whatever `work` raises.
+        Its evidence is written after it: `work` may still say what the act names. Raises SeatLost,
+        and whatever `work` raises.
         """
-        with self.transaction():
+        with self._appending(), self.transaction():
             self._backend.journal.check_seats(tenants, self._holder)
             clock_us = self._backend.clock_us
-            return work(Acts(self._database, self._holder, self._address, clock_us))
+            result = work(Acts(self._database, self._holder, self._address, clock_us))
+            pages = self._ledger.pages_of(drafts, tenants)
+            if drafts:
+                self._backend.journal.write_pages(pages)
+        self._ledger.keep(pages)
+        return result
+
+    @contextlib.contextmanager
+    def _appending(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._ledger.forget()
+            raise
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Database]:

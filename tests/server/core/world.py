@@ -90,7 +90,7 @@ class Tables:
         for row in changes.tasks:
             self._upsert(dict(zip(journal.TASK_COLUMNS, row, strict=True)))
         for row in changes.events:
-            event = dict(zip(journal.EVENT_COLUMNS, row, strict=True))
+            event = dict(zip(journal.EVENT_COLUMNS[:-1], row, strict=True))
             log = self.events[event["run_id"]]
             log.append(event)
             assert event["sequence"] == len(log), "a gap in the log"
@@ -359,6 +359,8 @@ def _portrait_of_run(run: LiveRun) -> dict[str, Any]:
         for index, known in run.facts.items()
     }
     names = set(LiveRun.__slots__) - {"states", "missing", "facts", "definition", "graph", "order"}
+    # Digests are worked out when they are needed.
+    names -= {"_digests", "_input_digest"}
     return {
         **{name: getattr(run, name) for name in names},
         "states": [TaskState(state).name for state in run.states],

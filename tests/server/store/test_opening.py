@@ -40,7 +40,7 @@ def test_opening_again_changes_nothing(url: str, opening: Callable[..., Store]) 
     with again.reading():
         assert Reads(again).tenant(TENANT) == world.tenant()
     names = again.backend.writing.execute_sql("SELECT name FROM schema_migration").fetchall()
-    assert [name for (name,) in names] == ["0001_foundation"]
+    assert [name for (name,) in names] == ["0001_foundation", "0002_evidence"]
 
 
 def test_the_migrations_make_the_tables_that_the_queries_expect(store: Store) -> None:

@@ -66,6 +66,7 @@ def run_row(run_id: str, tenant_id: str = TENANT, **changes: Any) -> journal.Row
         "create_us": NOW,
         "start_us": None,
         "end_us": None,
+        "constitution_digest": "",
     }
     return _row(journal.RUN_COLUMNS, values, changes)
 
@@ -129,8 +130,9 @@ def event_row(run_id: str, sequence: int, tenant_id: str = TENANT, **changes: An
         "agent": "host-1",
         "code": "",
         "message": "",
+        "digest": None,
     }
-    return _row(journal.EVENT_COLUMNS, values, changes)
+    return _row(journal.EVENT_COLUMNS[:-1], values, changes)
 
 
 def request_row(request_id: str, tenant_id: str = TENANT, **changes: Any) -> journal.Row:

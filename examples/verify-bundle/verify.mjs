@@ -1,0 +1,149 @@
+// Verifies the bundle of a run, made from docs/evidence-format.md. Node 18 or later, nothing else.
+// node verify.mjs BUNDLE [VERIFIER_KEY]   exits 0: good, 1: bad, 2: unusable
+import { createHash, createPublicKey, verify as verifySignature } from "node:crypto";
+import { readFileSync } from "node:fs";
+const sha256 = (...parts) => parts.reduce((hash, part) => hash.update(part), createHash("sha256")).digest();
+const hex = (bytes) => bytes.toString("hex");
+const leafHash = (text) => sha256(Buffer.of(0), text);
+const nodeHash = (left, right) => sha256(Buffer.of(1), left, right);
+const utf8 = (bytes) => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+const need = (truth, reason) => { if (!truth) throw new Error(reason); };
+
+function canonical(value) {
+  if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
+  if (value !== null && typeof value === "object") {
+    const names = Object.keys(value).sort();
+    need(names.every((name) => /^[\x00-\x7f]*$/.test(name)), "has a name that is not ASCII");
+    return `{${names.map((name) => `${JSON.stringify(name)}:${canonical(value[name])}`).join()}}`;
+  }
+  const plain = { string: !/\p{Surrogate}/u.test(value), number: Number.isSafeInteger(value), boolean: true };
+  need(plain[typeof value], "has null, a float, or half a character");
+  return JSON.stringify(value);
+}
+function read(text) {
+  need(canonical(JSON.parse(text)) === text && text[0] === "{", "is not in canonical form");
+  return JSON.parse(text);
+}
+function base64(text) {
+  need(Buffer.from(text, "base64").toString("base64") === text, "is not base64");
+  return Buffer.from(text, "base64");
+}
+function rootOf(hashes) { // RFC 6962, 2.1
+  if (hashes.length < 2) return hashes[0] ?? sha256();
+  const half = 2 ** (31 - Math.clz32(hashes.length - 1));
+  return nodeHash(rootOf(hashes.slice(0, half)), rootOf(hashes.slice(half)));
+}
+function rootFromProof(index, size, leaf, proof) { // RFC 9162, 2.1.3.2; divides, as shifts have 32 bits
+  need(Number.isSafeInteger(index) && index >= 0 && index < size, "stands beyond the end of the tree");
+  const up = () => { number = Math.floor(number / 2); last = Math.floor(last / 2); };
+  let [number, last, value] = [index, size - 1, leaf];
+  for (const step of proof) {
+    need(last > 0 && /^[0-9a-f]{64}$/.test(step), "has a proof that is none");
+    const isRight = number % 2 === 1 || number === last;
+    value = isRight ? nodeHash(Buffer.from(step, "hex"), value) : nodeHash(value, Buffer.from(step, "hex"));
+    while (isRight && number % 2 === 0 && number) up();
+    up();
+  }
+  need(last === 0, "has a proof that is too short");
+  return hex(value);
+}
+function keyOf(text) { // <name>+<hash>+<base64(0x01 || public key)>
+  const [, name, hash, material] = /^([^+\s]+)\+([0-9a-f]{8})\+(\S+)$/.exec(text) ?? need(false, "is not a verifier key");
+  const bytes = base64(material);
+  need(bytes.length === 33 && bytes[0] === 1, "is not a key of Ed25519");
+  need(hex(sha256(`${name}\n`, bytes).subarray(0, 4)) === hash, "has a key hash that is not its own");
+  const key = createPublicKey({ format: "jwk", key: { kty: "OKP", crv: "Ed25519", x: bytes.subarray(1).toString("base64url") } });
+  return { text, name, hash, verifies: (message, signature) => verifySignature(null, Buffer.from(message), key, signature) };
+}
+function openNote(note, keys) { // gives the lines of the text
+  const [, text, signatures] = /^(.+\n)\n([^\n].*)\n$/s.exec(note) ?? need(false, "is not a signed note");
+  const signers = signatures.split("\n").map((line) => {
+    const [, name, packed] = /^— (\S+) (\S+)$/.exec(line) ?? need(false, "has a line that is no signature");
+    const key = keys.find((one) => one.name === name && one.hash === hex(base64(packed).subarray(0, 4)));
+    need(!key || key.verifies(text, base64(packed).subarray(4)), "has a signature that does not verify");
+    return key;
+  });
+  need(signers.some((key) => key), "is not signed by a key that is trusted");
+  return text.slice(0, -1).split("\n");
+}
+function chainOf({ root_key, certificates }, trusted) {
+  const keys = [keyOf(root_key)];
+  for (const certificate of certificates) {
+    const [title, number, key] = openNote(certificate, keys.slice(-1));
+    need(title === `${keys[0].name}/key` && number === `${keys.length + 1}`, "are not of these keys");
+    keys.push(keyOf(key));
+  }
+  const from = trusted === undefined ? 0 : keys.findIndex((key) => key.text === trusted);
+  need(from >= 0 && keys.every((key) => key.name === keys[0].name), "do not follow from the key that is trusted");
+  return keys.slice(from);
+}
+function checkEntry({ entry: text, proof, items }, bundle, checkpoint) {
+  const entry = read(text);
+  need(entry.version === 1 && entry.log === bundle.tenant, "is not of this log");
+  const root = checkpoint && rootFromProof(entry.index, checkpoint.size, leafHash(text), proof);
+  need(root === checkpoint?.root, "is not what the log has at this number");
+  need(items.length || (entry.subject?.run === bundle.run && !entry.items), "has nothing to do with this run");
+  items.forEach(({ position, item, proof: steps }, n) => {
+    need(read(item).run === bundle.run && !(position <= items[n - 1]?.position), "has an item of another run, or out of order");
+    need(rootFromProof(position, entry.items.count, leafHash(item), steps) === entry.items.root, "has an item that did not happen by it");
+  });
+}
+function follow({ seq, kind, task, term }, past, plan) { // what may follow what in a run
+  need(seq === past.seq + 1, `has event ${seq} after event ${past.seq}`);
+  need(!past.ended && (kind === "run.started") === (seq === 1), `has event ${seq} before the start or after the end`);
+  [past.seq, past.ended] = [seq, /^run\.(succeeded|failed|cancelled)$/.test(kind)];
+  if (kind === "task.leased") {
+    need(term > (past.terms.get(task) ?? -1) && !past.done.has(task), `has event ${seq}, whose term does not grow`);
+    need(!plan || plan.get(task)?.every((other) => past.done.has(other)), `has event ${seq}, a lease too early`);
+    past.terms.set(task, term);
+  } else if (/^task\.(succeeded|failed|retrying)$/.test(kind) && term !== undefined) {
+    need(past.terms.get(task) === term && !past.results.has(`${term} ${task}`), `has event ${seq}, a result too many`);
+    past.results.add(`${term} ${task}`);
+  }
+  if (kind === "task.succeeded") past.done.add(task);
+}
+const faults = []; // { place: in the bundle or null, index: in the log or null, reason }
+function attempt(what, place, index, check) { // gives undefined when the check failed
+  try { return check() ?? true; } catch (error) { faults.push({ place, index, reason: `${what} ${error.message}` }); }
+}
+function checkAll(file, trusted) {
+  const envelope = read(utf8(file)), payload = base64(envelope.payload);
+  const { predicate: bundle, subject: [run, workflow] } = read(utf8(payload));
+  const keys = attempt("the keys", null, null, () => chainOf(bundle, trusted));
+  const checkpoint = keys && attempt("the checkpoint", null, null, () => {
+    const [origin, size, root] = openNote(bundle.checkpoint, keys);
+    need(origin === `tenure.v1/${bundle.installation}/${bundle.tenant}`, "is of another log");
+    return { size: Number(size), root: hex(base64(root)) };
+  });
+  const indexes = bundle.entries.map(({ entry }) => { try { return JSON.parse(entry).index; } catch { return null; } });
+  const proven = bundle.entries.map((part, place) => attempt("the entry", place, indexes[place], () => checkEntry(part, bundle, checkpoint)));
+  const good = proven.map((yes, place) => yes && attempt("the entry", place, indexes[place], () => {
+    const wrong = (other, n) => proven[n] && (n > place ? other < indexes[place] : n < place && other === indexes[place]);
+    need(!indexes.some(wrong), "stands before one it comes after, or twice");
+  }));
+  const items = bundle.entries.map((part, place) => good[place] ? part.items.map(({ item }) => JSON.parse(item)) : []);
+  const definitionHash = hex(sha256(bundle.definition));
+  const isDefinition = items[0]?.[0]?.definition === `sha256:${definitionHash}`;
+  attempt("the definition", null, null, () => need(isDefinition || !good[0], "is not the one of the run"));
+  const plan = isDefinition && new Map(JSON.parse(bundle.definition).tasks.map((task) => [task.key, task.depends_on]));
+  const past = { seq: 0, ended: false, terms: new Map(), done: new Set(), results: new Set() };
+  items.every((row, place) => good[place] && attempt("the entry", place, indexes[place], () => row.forEach((item) => follow(item, past, plan))));
+  attempt("the subject", faults.length || past.ended ? null : items.length, null, () => {
+    const root = rootOf(bundle.entries.flatMap((part) => part.items.map(({ item }) => leafHash(item))));
+    need(run.digest.sha256 === hex(root), "has a digest that the events here do not give");
+    need(run.name === `run/${bundle.run}` && workflow.digest.sha256 === definitionHash, "is another one");
+  });
+  attempt("the envelope", null, null, () => {
+    const [{ keyid, sig }, ...more] = envelope.signatures;
+    need(keys && !more.length && keyid === keys.at(-1).hash, "is not signed by the newest key");
+    const head = `DSSEv1 ${envelope.payloadType.length} ${envelope.payloadType} ${payload.length} `;
+    need(keys.at(-1).verifies(Buffer.concat([Buffer.from(head), payload]), base64(sig)), "has a signature that does not verify");
+  });
+}
+const [path, trusted] = process.argv.slice(2);
+const usable = attempt("the input", null, null, () => (trusted && keyOf(trusted), readFileSync(path)));
+if (usable) attempt("the bundle", null, null, () => checkAll(usable, trusted));
+const first = faults.filter(({ place }) => place !== null).sort((one, other) => one.place - other.place)[0];
+const first_bad_entry = first ? { position: first.place, index: first.index ?? null } : null;
+console.log(JSON.stringify({ ok: !faults.length, first_bad_entry, reason: (first ?? faults[0])?.reason ?? "" }));
+process.exitCode = !usable ? 2 : faults.length ? 1 : 0;

@@ -1,0 +1,33 @@
+"""Evidence that a stranger can check: forms, trees, signatures, and what follows from them.
+
+This package is what both sides of a proof share. The coordinator writes with it; an agent checks
+with it the mandate of a lease; and whoever is handed a bundle verifies it with nothing else than
+this package and one public key. Therefore it imports nothing of the coordinator, of the client or
+of gRPC: the standard library, `orjson` for the canonical form, `cryptography` for Ed25519.
+
+::
+
+    __main__                          the command: python -m tenure_evidence verify BUNDLE
+       |
+    verify   audit                    a bundle; a whole log
+       |   \\   |
+    bundle  sequence  mandate         the file; what may follow what; the right to execute
+       |       |        |
+       +-- signing -- keys            private keys (writers only); certificates and their chain
+                      |
+                    notes             verifier keys, signed notes, checkpoints (C2SP)
+                      |
+       tree    digests                RFC 6962; payloads, results, and what an agent is given
+          \\     |
+           canonical                  the one spelling of each statement
+
+Three rules hold everywhere:
+
+- **What is hashed is what is stored.** Nothing is parsed and written again on the way to a hash.
+- **One spelling.** Base64, hexadecimal, JSON and notes are refused when they could be written
+  another way, so that no change to a bundle goes unseen, not even one that would mean the same.
+- **Signatures first decide what to believe, then the trees decide where the fault is.** A verifier
+  goes on after the first fault, so that it can name the first bad entry.
+
+The format is written down in docs/evidence-format.md.
+"""
