@@ -308,6 +308,8 @@ class _Passage:
         except errors.Refusal as error:
             # It is refused all the same.
             log.warning("a refusal could not be written down", reason=error.message)
+        except Exception:
+            log.exception("a refusal could not be written down")
         else:
             refusal.facts["decision"] = decision
 
