@@ -25,9 +25,13 @@ _ENTRIES = (
 )
 _NODES = "SELECT tenant_id, level, position, hash FROM evidence_nodes"
 _HEADS = "SELECT tenant_id, size, term FROM evidence_heads"
+_EVENT_NAMES = (
+    *("tenant_id", "run_id", "sequence", "at_us", "kind", "task_key", "attempt", "term", "agent"),
+    *("code", "entry_index"),
+)
 _EVENTS = (
-    "SELECT tenant_id, run_id, sequence, at_us, kind, task_key, attempt, term, agent, code,"
-    " entry_index FROM workflow_execution_log ORDER BY tenant_id, run_id, sequence"
+    f"SELECT {', '.join(_EVENT_NAMES)} FROM workflow_execution_log"  # noqa: S608 - constants
+    " ORDER BY tenant_id, run_id, sequence"
 )
 
 Rows = Callable[[str], Iterable[Sequence[Any]]]
@@ -77,7 +81,7 @@ class Logs:
 
     def check(self) -> None:
         """Wants every log to be whole, and each event to be in the entry that its row names."""
-        assert set(self.heads) == set(self.entries)
+        assert {name: size for name, (size, _) in self.heads.items() if size} == self.sizes()
         for tenant_id, entries in self.entries.items():
             self._check_log(tenant_id, entries)
         places = self._check_items()
@@ -170,7 +174,5 @@ def _read(rows: Rows) -> Logs:
     for tenant_id, level, position, value in rows(_NODES):
         logs.nodes.setdefault(tenant_id, {})[level, position] = bytes(value)
     logs.heads = {tenant_id: (size, term) for tenant_id, size, term in rows(_HEADS)}
-    words = ("tenant_id", "run_id", "sequence", "at_us", "kind", "task_key", "attempt", "term")
-    words += ("agent", "code", "entry_index")
-    logs.events = [dict(zip(words, row, strict=True)) for row in rows(_EVENTS)]
+    logs.events = [dict(zip(_EVENT_NAMES, row, strict=True)) for row in rows(_EVENTS)]
     return logs

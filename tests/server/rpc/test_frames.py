@@ -17,7 +17,7 @@ from tenure_server.core.graph import Graph
 from tenure_server.core.leases import STOPPED, AgentSlots, Lease, Success
 from tenure_server.core.lifecycle import Failure, RunState, Standing, Verdict
 from tenure_server.core.runs import LiveRun
-from tenure_server.engine.sessions import AgentSession, Outbound, Renewal
+from tenure_server.engine.sessions import AgentSession, Outbound, Renewal, Report
 from tenure_server.rpc import frames
 
 REF = agents_pb2.LeaseRef(run_id="r", task_key="a", term=3, token=b"token")
@@ -75,14 +75,19 @@ def test_a_frame_is_heard_whole_and_results_before_credits() -> None:
     assert notebook.heard == [
         ("accept", *ref),
         ("renew", Renewal(ref, 0.5, "half", None)),
-        ("settle", *ref, Success(Payload(b"1"))),
-        ("settle", *ref, Success(None)),
-        ("settle", *ref, Failure("E", "m", True)),
-        ("settle", *ref, STOPPED),
+        (
+            "settle_all",
+            [
+                Report(ref, Success(Payload(b"1"))),
+                Report(ref, Success(None)),
+                Report(ref, Failure("E", "m", True)),
+                Report(ref, STOPPED),
+            ],
+        ),
         ("give_back", *ref),
         ("add_credits", 2),
     ]
-    assert notebook.acts == [("lease.settle", ["acme"], 7)], "credits are no part of the act"
+    assert notebook.acts == [("lease.settle", ["acme"], 4)], "credits are no part of the act"
 
 
 def _of(tenant_id: str) -> agents_pb2.LeaseRef:
@@ -179,7 +184,7 @@ def test_an_output_that_is_too_large_is_the_engines_to_judge() -> None:
     output = payload_pb2.Payload(data=b"{" * (1 << 21))
     result = agents_pb2.Result(lease=REF, success=agents_pb2.Success(output=output))
     frames.hear(notebook.session, agents_pb2.WorkRequest(results=[result]))
-    assert notebook.heard[0][-1] == Success(Payload(output.data))
+    assert notebook.heard[0][-1][0].end == Success(Payload(output.data))
 
 
 def test_what_a_handler_prints_can_always_be_kept() -> None:
@@ -190,7 +195,7 @@ def test_what_a_handler_prints_can_always_be_kept() -> None:
         notebook.session,
         agents_pb2.WorkRequest(results=[agents_pb2.Result(lease=REF, failure=failure)]),
     )
-    assert notebook.heard[0][-1] == Failure("E\ufffd", "core\ufffddumped")
+    assert notebook.heard[0][-1][0].end == Failure("E\ufffd", "core\ufffddumped")
 
 
 def _run(number: int, *, input_bytes: int = 0, tasks: list[WorkflowTask]) -> LiveRun:

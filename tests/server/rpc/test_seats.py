@@ -77,7 +77,6 @@ async def test_reads_are_sent_to_the_holder_too(
         lambda calls: calls.runs.ListTasks(runs_pb2.ListTasksRequest(run_id=run_id)),
         lambda calls: calls.runs.ListRunEvents(runs_pb2.ListRunEventsRequest(run_id=run_id)),
         lambda calls: calls.workflows.GetWorkflow(workflows_pb2.GetWorkflowRequest(name="w")),
-        lambda calls: calls.tenants.GetTenant(tenants_pb2.GetTenantRequest(tenant_id="alpha")),
         lambda calls: anext(aiter(calls.runs.WatchRun(runs_pb2.WatchRunRequest(run_id=run_id)))),
     ]
     before = logbook.read(other.server.store).sizes()
@@ -94,9 +93,27 @@ async def test_reads_are_sent_to_the_holder_too(
     assert [entry["kind"] for entry in logs.since(before)["alpha"]] == [
         *["run.read"] * 3,
         "workflow.read",
-        "tenant.read",
         "run.read",
     ]
+
+
+async def test_a_read_that_concerns_no_tenant_stands_where_its_reader_is_decided_for(
+    pair: tuple[LiveCoordinator, LiveCoordinator],
+) -> None:
+    """With the tenant at the holder, and elsewhere with the installation, which has no seat."""
+    holder, other = pair
+    store = other.server.store
+    request = tenants_pb2.GetTenantRequest(tenant_id="alpha")
+    answers = []
+    for live, log in ((holder, "alpha"), (other, ""), (holder, "alpha"), (other, "")):
+        before = logbook.read(store).sizes()
+        answers.append(await live.calls("viewer").tenants.GetTenant(request))
+        added = logbook.read(store).since(before)
+        assert {name: [it["kind"] for it in said] for name, said in added.items()} == {
+            log: ["tenant.read"]
+        }
+    assert answers == answers[:1] * 4
+    logbook.read(store).check()
 
 
 async def test_keys_are_made_anywhere(
