@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ _EVENT_NAMES = (
     *("code", "entry_index"),
 )
 _EVENTS = (
-    f"SELECT {', '.join(_EVENT_NAMES)} FROM workflow_execution_log"  # noqa: S608 - constants
+    f"SELECT {', '.join(_EVENT_NAMES)} FROM workflow_execution_log"
     " ORDER BY tenant_id, run_id, sequence"
 )
 
@@ -149,10 +150,10 @@ def read_url(url: str) -> Logs:
     """Reads the logs of a store that other processes have open, or nobody."""
     if url.startswith("sqlite:"):
         path = "/" + url.removeprefix("sqlite:").lstrip("/")
-        with sqlite3.connect(path) as reading:
-            logs = _read(lambda sql: reading.execute(sql).fetchall())
-        reading.close()
-        return logs
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reading:
+            # One state of the database for all the statements.
+            reading.execute("BEGIN")
+            return _read(lambda sql: reading.execute(sql).fetchall())
     with psycopg.connect(url) as connection:
         # One state of the database for all the statements.
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
