@@ -10,7 +10,7 @@ The format is `docs/evidence-format.md`. Nothing here knows a clock or a key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from tenure_evidence.canonical import canonical
@@ -78,6 +78,10 @@ class Act:
             request=self.request,
             begin_us=self.begin_us,
         )
+
+    def apart(self) -> Act:
+        """The same act, which stays as it is when this one is changed."""
+        return replace(self, subject=self.subject.copy(), objections=self.objections.copy())
 
     def object(self, objections: Iterable[Objection]) -> None:
         """Notes what the constitution has against it; each article once."""

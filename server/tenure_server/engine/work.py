@@ -73,7 +73,9 @@ class Work:
         dispatch.join(session)
         for ref in hello.held:
             session.renew(Renewal(ref))
-        self._floor.close_act(session.act, since, tenant_ids)
+        # The stream's next message changes the call's act, maybe before this is written down.
+        self._floor.close_act(session.act.apart(), since, tenant_ids)
+        session.act.taken = True
         return session
 
     async def lease_tasks(

@@ -20,7 +20,8 @@ from hypothesis.stateful import (
 from tests.server.core.reference import Reference, Run, Task
 from tests.server.core.world import ACCEPT_US, LEASE_US, SECOND, World, flow, json_payload, portrait
 
-from tenure_server.core import lifecycle, view
+from tenure_evidence import canonical
+from tenure_server.core import journal, lifecycle, view
 from tenure_server.core.definition import Payload, RetryPolicy, WorkflowTask
 from tenure_server.core.leases import STOPPED, Lease, Success
 from tenure_server.core.lifecycle import (
@@ -77,6 +78,44 @@ def nodes_of(drawn: list[dict[str, Any]]) -> list[WorkflowTask]:
         )
         for number, one in enumerate(drawn)
     ]
+
+
+#: What evidence calls the events after which a task has a result of its own.
+RESULTS = {
+    EventKind.TASK_SUCCEEDED: "task.succeeded",
+    EventKind.TASK_FAILED: "task.failed",
+    EventKind.TASK_RETRYING: "task.retrying",
+}
+
+
+def check_items(changes: journal.Changes) -> None:
+    """Wants an item beside each event that says the same, with the digest of each result."""
+    settled = {
+        (row["run_id"], row["task_key"]): row["result_hash"]
+        for row in (dict(zip(journal.TASK_COLUMNS, row, strict=True)) for row in changes.tasks)
+        if row["state"] in (TaskState.SUCCEEDED, TaskState.FAILED)
+    }
+    for row, raw in zip(changes.events, changes.items, strict=True):
+        event = dict(zip(journal.EVENT_COLUMNS[:-1], row, strict=True))
+        item = canonical.read(raw)
+        kind = EventKind(event["kind"])
+        assert (item["run"], item["seq"], item["at"]) == (row[1], event["sequence"], row[3])
+        assert item["kind"] == kind.name.lower().replace("_", ".", 1)
+        for word, column in (("task", "task_key"), ("agent", "agent"), ("code", "code")):
+            assert item.get(word, "") == event[column]
+        for word in ("attempt", "term"):
+            assert item.get(word, 0) == event[word]
+        digest = None if event["digest"] is None else "sha256:" + event["digest"].hex()
+        if kind is EventKind.TASK_LEASED:
+            assert item["input"] == digest
+        else:
+            assert item.get("result") == digest
+        if kind in RESULTS and digest is not None:
+            name = event["run_id"], event["task_key"]
+            assert settled.get(name, event["digest"]) == event["digest"]
+        assert ("result" in item) <= (kind in RESULTS)
+        if kind is EventKind.TASK_SUCCEEDED:
+            assert "result" in item, "a success without a result"
 
 
 class DeskMachine(RuleBasedStateMachine):
@@ -315,6 +354,7 @@ class DeskMachine(RuleBasedStateMachine):
     def the_tables_say_what_memory_says(self) -> None:
         """After each commit, whose rows are asserted to follow from those before."""
         changes = self.world.commit()
+        check_items(changes)
         for row in changes.tasks:
             key, term = (row[1], row[2]), row[6]
             assert self.terms.get(key, 0) <= term
