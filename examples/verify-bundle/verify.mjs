@@ -119,10 +119,10 @@ function checkAll(file, trusted) {
     need(!indexes.some(wrong), "stands before one it comes after, or twice");
   }));
   const items = bundle.entries.map((part, place) => good[place] ? part.items.map(({ item }) => JSON.parse(item)) : []);
-  const start = items[0]?.[0], definitionHash = hex(sha256(bundle.definition));
+  const start = items.flat()[0], definitionHash = hex(sha256(bundle.definition));
   const isDefinition = start?.definition === `sha256:${definitionHash}`;
   const constitution = `sha256:${hex(framed(bundle.constitution.platform, bundle.constitution.tenant))}`;
-  const isStart = !good[0] || (isDefinition && start.constitution === constitution);
+  const isStart = start?.kind !== "run.started" || (isDefinition && start.constitution === constitution);
   attempt("the run", null, null, () => need(isStart, "was started under another definition or constitution"));
   const plan = isDefinition && new Map(JSON.parse(bundle.definition).tasks.map((task) => [task.key, task.depends_on]));
   const past = { seq: 0, ended: false, terms: new Map(), done: new Set(), results: new Set() };

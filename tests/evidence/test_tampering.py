@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tenure_evidence import bundle
+from tenure_evidence import bundle, sequence
 from tenure_evidence.canonical import canonical, read
 from tenure_evidence.report import Report
 from tenure_evidence.verify import verify
@@ -202,6 +202,24 @@ def test_any_value_in_any_place_is_bad_and_never_an_error(data: st.DataObject) -
         break
     payload = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert not verify(bundle.sealed(payload.encode(), synthetic.NEWEST), KEY).ok
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                name: JSON_VALUES | st.sampled_from(["run.started", "task.leased", "extract"])
+                for name in ("seq", "kind", "task", "term", "definition", "handler")
+            },
+        ),
+        max_size=4,
+    )
+)
+def test_events_of_any_types_are_judged_and_never_an_error(items: list[dict[str, Any]]) -> None:
+    events = sequence.Sequence(sequence.plan_of(synthetic.definition_of(synthetic.DIAMOND)))
+    for item in items:
+        events.take(item)
 
 
 def run_node(path: Path) -> tuple[int, dict[str, Any]]:

@@ -79,6 +79,16 @@ def test_a_tenants_own_constitution_is_part_of_what_the_run_was_started_under() 
     assert [finding.what for finding in bad.findings] == ["constitution"]
 
 
+def test_the_definition_is_checked_also_where_an_entry_stands_before_the_start() -> None:
+    log, run = synthetic.Log(), new_run()
+    log.append("run.start", verdict="deny", refusal="NO", subject={"run": "run-1"})
+    log.append("run.start", [run.started()])
+    other = synthetic.definition_of({"extract": ()})
+    assert verify(synthetic.built(synthetic.content_of(log)), KEY).ok
+    bad = verify(synthetic.built(synthetic.content_of(log, definition=other)), KEY)
+    assert [finding.what for finding in bad.findings] == ["definition"]
+
+
 def test_a_task_leased_before_what_it_depends_on_is_named() -> None:
     run = new_run()
     rows = [run.started()], [run.leased("extract", 1)], [run.leased("left", 1)]
