@@ -10,7 +10,7 @@ The format is `docs/evidence-format.md`. Nothing here knows a clock or a key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tenure_evidence.canonical import canonical
@@ -68,7 +68,12 @@ class Act:
     taken: bool = False
 
     def again(self, kind: str = "") -> Act:
-        """Another act of the same caller under the same call."""
+        """Another act of the same caller under the same call; what was objected goes over to it.
+
+        On a stream the call's own act is written over by each message, so what is written down is
+        such a copy.
+        """
+        objections, self.objections = self.objections, []
         return Act(
             kind=kind or self.kind,
             principal=self.principal,
@@ -77,11 +82,8 @@ class Act:
             correlation_id=self.correlation_id,
             request=self.request,
             begin_us=self.begin_us,
+            objections=objections,
         )
-
-    def apart(self) -> Act:
-        """The same act, which stays as it is when this one is changed."""
-        return replace(self, subject=self.subject.copy(), objections=self.objections.copy())
 
     def object(self, objections: Iterable[Objection]) -> None:
         """Notes what the constitution has against it; each article once."""

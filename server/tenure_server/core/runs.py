@@ -366,7 +366,6 @@ class LiveRun:
                 "",
                 "",
                 message,
-                None,
             )
         )
         if not journal.keeps_evidence:
@@ -416,7 +415,6 @@ class LiveRun:
                 facts.agent,
                 code,
                 message,
-                result,
             )
         )
         if not journal.keeps_evidence:
@@ -466,7 +464,6 @@ class LiveRun:
                 facts.agent,
                 "",
                 "",
-                given,
             )
         )
         if given is not None:

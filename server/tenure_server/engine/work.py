@@ -73,8 +73,7 @@ class Work:
         dispatch.join(session)
         for ref in hello.held:
             session.renew(Renewal(ref))
-        # The stream's next message changes the call's act, maybe before this is written down.
-        self._floor.close_act(session.act.apart(), since, tenant_ids)
+        self._floor.close_act(session.act.again(), since, tenant_ids)
         session.act.taken = True
         return session
 

@@ -160,18 +160,6 @@ def test_another_act_of_the_same_call_keeps_the_caller_and_nothing_else() -> Non
     assert act.again().kind == "run.start"
 
 
-def test_an_act_apart_stays_as_it_was() -> None:
-    """All of it, whatever becomes of the first."""
-    act = whole_act(facts={"n": 1}, taken=True)
-    before = entry(act)
-    apart = act.apart()
-    act.subject["workflow"] = "other"
-    act.object([Says("other")])
-    act.request = ""
-    assert entry(apart) == before
-    assert (apart.facts, apart.taken) == ({"n": 1}, True)
-
-
 def _happen(journal: Journal, *tenant_ids: str) -> None:
     for tenant_id in tenant_ids:
         row: Row = (tenant_id, f"run-of-{tenant_id}", len(journal.events))
