@@ -354,7 +354,20 @@ class LiveRun:
         """Notes an event of the whole run."""
         self.sequence = sequence = self.sequence + 1
         journal.events.append(
-            (self.tenant_id, self.run_id, sequence, now_us, int(kind), "", 0, 0, "", "", message, None)
+            (
+                self.tenant_id,
+                self.run_id,
+                sequence,
+                now_us,
+                int(kind),
+                "",
+                0,
+                0,
+                "",
+                "",
+                message,
+                None,
+            )
         )
         if not journal.keeps_evidence:
             return

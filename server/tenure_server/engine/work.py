@@ -88,9 +88,7 @@ class Work:
         act: Act | None = None,
     ) -> list[Lease]:
         """Grants leases without a stream; they count as accepted. Waits for the first one."""
-        session = self._voice(
-            key, tenant_ids, act, agent=agent, kinds=kinds, slots=max_leases
-        )
+        session = self._voice(key, tenant_ids, act, agent=agent, kinds=kinds, slots=max_leases)
         self._floor.dispatch.call(session)
         session.add_credits(max_leases)
         try:
