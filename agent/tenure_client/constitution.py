@@ -1,0 +1,150 @@
+"""The constitution through the wire: put into force, shown, tried, and reported on.
+
+    async with Client("127.0.0.1:7233", key, tenant="dev") as client:
+        answer = await client.constitution.put(text)
+        report = await client.constitution.report(workflow="etl")
+
+All methods raise TenureError as those of the client do.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator
+from datetime import datetime
+
+import grpc.aio
+from google.protobuf import timestamp_pb2
+
+from tenure.v1 import constitution_pb2, verdict_pb2
+from tenure_client.connection import Connection
+from tenure_constitution.article import Article, Constitution
+from tenure_constitution.laws import Effect, Law, Perspective, Point
+
+PAGE_SIZE = 1000
+
+_Trial = grpc.aio.UnaryStreamCall[
+    constitution_pb2.TryConstitutionRequest, constitution_pb2.TryConstitutionResponse
+]
+
+
+class Constitutions:
+    """What a client can do with its tenant's constitution."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def put(self, text: str) -> constitution_pb2.SetConstitutionResponse:
+        """Puts a constitution, YAML or JSON, into force; the same content is the same version."""
+        request = constitution_pb2.SetConstitutionRequest(text=text, request_id=uuid.uuid4().hex)
+        return await self._connection.call(lambda to: to.constitution.SetConstitution, request)
+
+    async def get(self, version: int = 0) -> constitution_pb2.GetConstitutionResponse:
+        """Shows a version of the tenant's constitution, and the platform's; 0: the one in force."""
+        request = constitution_pb2.GetConstitutionRequest(version=version)
+        return await self._connection.call(lambda to: to.constitution.GetConstitution, request)
+
+    async def versions(self) -> AsyncGenerator[constitution_pb2.ConstitutionVersion, None]:
+        """Gives the versions of the tenant's constitution, newest first, without articles."""
+        request = constitution_pb2.ListConstitutionsRequest(page_size=PAGE_SIZE)
+        while True:
+            page = await self._connection.call(
+                lambda to: to.constitution.ListConstitutions, request
+            )
+            for version in page.constitutions:
+                yield version
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def attempt(
+        self, text: str, *, decisions_max: int = 0
+    ) -> AsyncGenerator[constitution_pb2.TryConstitutionResponse, None]:
+        """Tries a candidate on recorded decisions, and gives how that goes on.
+
+        What breaks after the first answer is an error: a trial is begun again, not gone on with.
+        """
+        request = constitution_pb2.TryConstitutionRequest(text=text, decisions_max=decisions_max)
+        call, first = await self._begin(request)
+        try:
+            if first is not None:
+                yield first
+                async for answer in call:
+                    yield answer
+        except grpc.aio.AioRpcError as error:
+            raise self._connection.failed(error) from error
+        finally:
+            call.cancel()
+
+    async def report(
+        self,
+        *,
+        workflow: str = "",
+        run_id: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> constitution_pb2.GetComplianceReportResponse:
+        """Reports how the laws were kept; without times, in the thirty days until now."""
+        request = constitution_pb2.GetComplianceReportRequest(
+            workflow=workflow,
+            run_id=run_id,
+            start_time=_timestamp(since),
+            end_time=_timestamp(until),
+        )
+        return await self._connection.call(lambda to: to.constitution.GetComplianceReport, request)
+
+    async def _begin(
+        self, request: constitution_pb2.TryConstitutionRequest
+    ) -> tuple[_Trial, constitution_pb2.TryConstitutionResponse | None]:
+        async for attempt in self._connection.retrying():
+            with attempt:
+                try:
+                    method = self._connection.stubs().constitution.TryConstitution
+                    call = method(request, metadata=self._connection.metadata())
+                    first = await call.read()
+                except grpc.aio.AioRpcError as error:
+                    raise self._connection.failed(error) from error
+                if isinstance(first, constitution_pb2.TryConstitutionResponse):
+                    return call, first
+                return call, None
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def read_version(version: constitution_pb2.ConstitutionVersion) -> Constitution:
+    """Gives a version's content, whose digest can then be made and compared here."""
+    return Constitution(
+        description=version.description,
+        articles=tuple(
+            sorted((read_article(item) for item in version.articles), key=lambda item: item.id)
+        ),
+    )
+
+
+def read_article(article: constitution_pb2.Article) -> Article:
+    """Gives an article of the contract as a value."""
+    return Article(
+        id=article.id,
+        law=Law(article.law),
+        perspective=Perspective(article.perspective),
+        point=Point(article.point),
+        effect=Effect(article.effect),
+        expression=article.expression,
+        message=article.message,
+    )
+
+
+def sentence(objection: verdict_pb2.Objection) -> str:
+    """Says what people are told of an objection: the words that the coordinator has for it."""
+    law, effect = Law(objection.law).word, Effect(objection.effect)
+    side = Perspective(objection.perspective).word.replace("_", " ")
+    verb = "denies" if effect is Effect.DENY else "warns"
+    cause = " (it could not be evaluated)" if objection.errored else ""
+    return f"article {objection.article} (law of {law}, {side}) {verb}: {objection.message}{cause}"
+
+
+def _timestamp(moment: datetime | None) -> timestamp_pb2.Timestamp | None:
+    if moment is None:
+        return None
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
