@@ -65,12 +65,11 @@ class Constitutions:
         What breaks after the first answer is an error: a trial is begun again, not gone on with.
         """
         request = constitution_pb2.TryConstitutionRequest(text=text, decisions_max=decisions_max)
-        call, first = await self._begin(request)
+        call, answer = await self._begin(request)
         try:
-            if first is not None:
-                yield first
-                async for answer in call:
-                    yield answer
+            while answer is not None:
+                yield answer
+                answer = await _next(call)
         except grpc.aio.AioRpcError as error:
             raise self._connection.failed(error) from error
         finally:
@@ -101,12 +100,9 @@ class Constitutions:
                 try:
                     method = self._connection.stubs().constitution.TryConstitution
                     call = method(request, metadata=self._connection.metadata())
-                    first = await call.read()
+                    return call, await _next(call)
                 except grpc.aio.AioRpcError as error:
                     raise self._connection.failed(error) from error
-                if isinstance(first, constitution_pb2.TryConstitutionResponse):
-                    return call, first
-                return call, None
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
@@ -140,6 +136,12 @@ def sentence(objection: verdict_pb2.Objection) -> str:
     verb = "denies" if effect is Effect.DENY else "warns"
     cause = " (it could not be evaluated)" if objection.errored else ""
     return f"article {objection.article} (law of {law}, {side}) {verb}: {objection.message}{cause}"
+
+
+async def _next(call: _Trial) -> constitution_pb2.TryConstitutionResponse | None:
+    """Gives the next answer; None at the end."""
+    answer = await call.read()
+    return answer if isinstance(answer, constitution_pb2.TryConstitutionResponse) else None
 
 
 def _timestamp(moment: datetime | None) -> timestamp_pb2.Timestamp | None:

@@ -8,7 +8,7 @@ from google.protobuf import timestamp_pb2
 
 from tenure.v1 import constitution_pb2, verdict_pb2
 from tenure_constitution import article as articles
-from tenure_constitution.laws import Law
+from tenure_constitution.laws import Dimension, Law
 
 BEGIN = datetime(2026, 6, 1, tzinfo=UTC)
 _STANDINGS = {
@@ -19,7 +19,11 @@ _STANDINGS = {
     Law.INTEGRITY: "Results are fenced by terms; the chain is unbroken.",
 }
 #: The thirteen, as one letter each: covered, derived, missing.
-_COVERAGE = {"c": 1, "d": 2, "m": 3}
+_COVERAGE = {
+    "c": verdict_pb2.COVERAGE_COVERED,
+    "d": verdict_pb2.COVERAGE_DERIVED,
+    "m": verdict_pb2.COVERAGE_MISSING,
+}
 
 
 def stamp(moment: datetime) -> timestamp_pb2.Timestamp:
@@ -33,10 +37,10 @@ def article(one: articles.Article) -> constitution_pb2.Article:
     """An article of the contract."""
     return constitution_pb2.Article(
         id=one.id,
-        law=int(one.law),
-        perspective=int(one.perspective),
-        point=int(one.point),
-        effect=int(one.effect),
+        law=verdict_pb2.Law.Value(f"LAW_{one.law.name}"),
+        perspective=verdict_pb2.Perspective.Value(f"PERSPECTIVE_{one.perspective.name}"),
+        point=verdict_pb2.Point.Value(f"POINT_{one.point.name}"),
+        effect=verdict_pb2.Effect.Value(f"EFFECT_{one.effect.name}"),
         expression=one.expression,
         message=one.message,
     )
@@ -68,16 +72,16 @@ def workflow(name: str, letters: str, basis: str = "") -> constitution_pb2.Workf
         cancelled=2,
         dimensions=[
             verdict_pb2.DimensionAssessment(
-                dimension=number + 1,
+                dimension=verdict_pb2.Dimension.Value(f"DIMENSION_{dimension.name}"),
                 coverage=_COVERAGE[letter],
-                basis="" if letter == "m" else basis or f"Told from fact number {number}.",
+                basis="" if letter == "m" else basis or f"Told from {dimension.word}.",
             )
-            for number, letter in enumerate(letters)
+            for dimension, letter in zip(Dimension, letters, strict=True)
         ],
     )
 
 
-def report(days: int = 30, **changed: object) -> constitution_pb2.GetComplianceReportResponse:
+def report(days: int = 30) -> constitution_pb2.GetComplianceReportResponse:
     """A month of a busy tenant."""
     found = constitution_pb2.GetComplianceReportResponse(
         tenant_id="dev",
@@ -90,7 +94,8 @@ def report(days: int = 30, **changed: object) -> constitution_pb2.GetComplianceR
         log_size=120_452,
     )
     for law in Law:
-        found.laws.add(law=int(law), denied=law % 3, warned=9, standing=_STANDINGS[law], kept=True)
+        name = verdict_pb2.Law.Value(f"LAW_{law.name}")
+        found.laws.add(law=name, denied=law % 3, warned=9, standing=_STANDINGS[law], kept=True)
     for number, one in enumerate(articles.platform_default().articles):
         found.articles.add(article=article(one), platform=True, denied=number % 3, warned=number)
     found.workflows.append(workflow("etl-nightly", "cddmmdmdddddc"))
@@ -114,5 +119,4 @@ def report(days: int = 30, **changed: object) -> constitution_pb2.GetComplianceR
             reason="ACT_DENIED",
             articles=["no-starts-at-weekends"],
         )
-    found.MergeFrom(constitution_pb2.GetComplianceReportResponse(**changed))  # type: ignore[arg-type]
     return found

@@ -41,14 +41,14 @@ TENURE_TLS_CA, TENURE_TLS_CERT, TENURE_TLS_KEY.
 
 #: Each command: the module and the name it has there, and its line of help.
 COMMANDS = {
-    "dev": ("dev", "dev", "Start coordinator and agent here, or run a workflow file at once."),
+    "dev": ("dev", "dev", "Start coordinator and agent, or run a workflow file at once."),
     "workflow": ("workflows", "workflow", "Register, validate, list and show workflows."),
     "run": ("runs", "run", "Start, list, show, watch and cancel runs."),
     "logs": ("runs", "logs", "Show what happened in a run, line by line."),
     "constitution": (
         "constitution",
         "constitution",
-        "Set, show and try the tenant's rules, check workflows, report.",
+        "Set, show and try the rules, check by them, and report.",
     ),
     "agents": ("agents", "agents", "List the agents that serve the tenant."),
     "tenants": ("tenants", "tenants", "Make, list, show and change tenants."),

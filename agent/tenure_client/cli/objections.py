@@ -25,12 +25,12 @@ def denies(objections: Iterable[verdict_pb2.Objection]) -> bool:
 
 def dimensions_line(assessed: Iterable[verdict_pb2.DimensionAssessment]) -> str:
     """Says on one line how the thirteen dimensions stand, naming those that are missing."""
-    found = list(assessed)
+    found = [(word_of(each), Coverage(each.coverage)) for each in assessed]
     if not found:
         return ""
-    covered = sum(each.coverage == Coverage.COVERED for each in found)
-    derived = sum(each.coverage == Coverage.DERIVED for each in found)
-    missing = [word_of(each) for each in found if each.coverage == Coverage.MISSING]
+    covered = sum(coverage is Coverage.COVERED for _, coverage in found)
+    derived = sum(coverage is Coverage.DERIVED for _, coverage in found)
+    missing = [name for name, coverage in found if coverage is Coverage.MISSING]
     text = f"{covered} covered, {derived} derived, {len(missing)} missing"
     return f"{text}: {', '.join(missing)}" if missing else text
 
