@@ -12,7 +12,7 @@ from tests.client import compliance
 from tests.client.conftest import AT, RUN_ID, Refusal, Script, Tenure
 
 from tenure.v1 import constitution_pb2, runs_pb2, verdict_pb2, workflows_pb2
-from tenure_client import constitution
+from tenure_client import articles
 from tenure_client.cli.constitution import as_file
 from tenure_constitution import article, judge
 from tenure_constitution.article import Article, Constitution
@@ -364,4 +364,4 @@ def test_the_sentence_is_the_one_that_the_judge_has(effect: Effect) -> None:
         effect=verdict_pb2.Effect.Name(effect),  # type: ignore[arg-type]
         message="keep apart",
     )
-    assert constitution.sentence(sent) == spoken.sentence
+    assert articles.sentence(sent) == spoken.sentence

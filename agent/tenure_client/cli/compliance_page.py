@@ -13,7 +13,7 @@ from importlib import resources
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tenure.v1 import constitution_pb2
-from tenure_client import constitution as rules
+from tenure_client import articles
 from tenure_client.cli import compliance_chart
 from tenure_client.cli.markup import Markup, element, join, table
 from tenure_constitution.laws import Coverage, Dimension, Law
@@ -135,7 +135,7 @@ def _trend(found: Report) -> Markup:
 def _articles(found: Sequence[constitution_pb2.ArticleReport]) -> Markup:
     rows = []
     for each in found:
-        article = rules.read_article(each.article)
+        article = articles.read_article(each.article)
         rows.append(
             (
                 (

@@ -12,7 +12,7 @@ import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tenure.v1 import constitution_pb2, verdict_pb2
-from tenure_client import constitution as rules
+from tenure_client import articles
 from tenure_client.cli import objections, options, output, plain, session
 from tenure_client.cli.constitution_check import check
 from tenure_client.cli.constitution_file import FILE, read_text
@@ -81,7 +81,7 @@ def show(context: click.Context, version: int | None, platform: bool, as_yaml: b
     answer = session.of(context).run(act)
     found = answer.platform if platform else answer.tenant
     if as_yaml:
-        click.echo(as_file(rules.read_version(found)), nl=False)
+        click.echo(as_file(articles.read_version(found)), nl=False)
     elif json:
         output.document(answer if not platform else {"platform": answer.platform})
     elif not platform and not answer.HasField("tenant"):
@@ -222,7 +222,7 @@ def _show(found: constitution_pb2.ConstitutionVersion, *, effective: str) -> Non
                 " ".join(article.expression.split()),
                 article.message,
             )
-            for article in rules.read_version(found).articles
+            for article in articles.read_version(found).articles
         ),
         empty="no articles",
     )

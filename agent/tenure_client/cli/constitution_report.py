@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from tenure.v1 import constitution_pb2, verdict_pb2
-from tenure_client import constitution as rules
+from tenure_client import articles
 from tenure_client.cli import compliance_page, moments, objections, options, output, plain, session
 from tenure_client.cli.runs import resolve
 from tenure_client.client import Client
@@ -106,7 +106,7 @@ def _show(found: Report) -> None:
 
 
 def _article_row(each: constitution_pb2.ArticleReport) -> Sequence[object]:
-    article = rules.read_article(each.article)
+    article = articles.read_article(each.article)
     return (
         article.id,
         "platform" if each.platform else "tenant",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tenure.v1 import workflows_pb2
-from tenure_client import canonical, constitution, graph, workflow_file
+from tenure_client import articles, canonical, graph, workflow_file
 from tenure_client.cli import objections, options, output, plain, session
 from tenure_client.client import Client
 
@@ -86,7 +86,7 @@ def validate(
         )
     )
     for objection in answer.objections:
-        click.echo(output.clean(constitution.sentence(objection)))
+        click.echo(output.clean(articles.sentence(objection)))
     return 1 if denied else 0
 
 
