@@ -164,7 +164,7 @@ def try_(context: click.Context, file: Path, decisions: int) -> int:
 
 def as_file(content: Constitution) -> str:
     """Writes a constitution as YAML that reads back as the same one."""
-    articles = [
+    items = [
         {
             "id": article.id,
             "law": article.law.word,
@@ -176,7 +176,7 @@ def as_file(content: Constitution) -> str:
         }
         for article in content.articles
     ]
-    value: dict[str, Any] = {"description": _Quoted(content.description), "articles": articles}
+    value: dict[str, Any] = {"description": _Quoted(content.description), "articles": items}
     # Wide enough that no line is folded: an expression stays as its author can search for it.
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100_000)
 
