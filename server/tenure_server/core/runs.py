@@ -381,7 +381,6 @@ class LiveRun:
                 "",
                 "",
                 message,
-                None,
             )
         )
         if not journal.keeps_evidence:
@@ -431,7 +430,6 @@ class LiveRun:
                 facts.agent,
                 code,
                 message,
-                result,
             )
         )
         if not journal.keeps_evidence:
@@ -481,7 +479,6 @@ class LiveRun:
                 facts.agent,
                 "",
                 "",
-                given,
             )
         )
         if given is not None:

@@ -136,7 +136,7 @@ class Work:
         """Takes results and says what became of each, after the commit."""
         session = self._voice(key, tenant_ids, act)
         since = self._floor.mark()
-        verdicts = [session.verdict_on(*report.ref, report.end) for report in results]
+        verdicts = session.verdicts_on(results)
         self._floor.close_act(session.act, since, tenant_ids)
         await self._floor.flushed()
         outcomes = []

@@ -26,6 +26,8 @@ from tenure_server.store.errors import StoreFailed
 
 #: How often a stream's key is looked at between messages: the net under `Streams.end`.
 STREAM_CHECK_SECONDS = 1.0
+#: How long a refusal waits for its evidence: a caller is not to hang with a store that does.
+REFUSAL_SECONDS = 3.0
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -304,10 +306,11 @@ class _Passage:
         act = call.act.again(objected=True) if call.act.taken else call.act
         act.refusal = status.reason_name(refusal)
         try:
-            decision = await desk.record(act, call.logs(desk))
-        except errors.Refusal as error:
+            async with asyncio.timeout(REFUSAL_SECONDS):
+                decision = await desk.record(act, call.logs(desk))
+        except (errors.Refusal, TimeoutError) as error:
             # It is refused all the same.
-            log.warning("a refusal could not be written down", reason=error.message)
+            log.warning("a refusal could not be written down", reason=str(error) or "it took long")
         else:
             refusal.facts["decision"] = decision
 

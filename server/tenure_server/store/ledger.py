@@ -101,7 +101,7 @@ class Ledger:
             known = pages.ends[tenant_id] = (term, self._end(tenant_id, term))
         frontier = known[1]
         index = frontier.size
-        hashes = [tree.leaf_hash(item) for item in items]
+        hashes = tree.leaf_hashes(items)
         root = tree.root(hashes).hex() if hashes else ""
         entry = entry_bytes(draft, index=index, term=term, count=len(hashes), root=root)
         draft.index, draft.entry, draft.leaf_hashes = index, entry, hashes
