@@ -79,6 +79,7 @@ class Act:
         """
         return Act(
             objections=list(self.objections) if objected else [],
+            facts=self.facts if objected else None,
             kind=kind or self.kind,
             principal=self.principal,
             roles=self.roles,
@@ -97,7 +98,7 @@ class Act:
                 self.objections.append((tenant_id, one))
 
     def objections_in(self, tenant_id: str) -> list[Objection]:
-        """What objected, as one tenant may know it: an act for several hides each from the others."""
+        """What objected, as one tenant may know it: nothing of another's articles."""
         return [one for of, one in self.objections if of in ("", tenant_id)]
 
     def verdict_in(self, tenant_id: str) -> str:

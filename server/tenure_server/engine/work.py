@@ -73,7 +73,10 @@ class Work:
         dispatch.join(session)
         for ref in hello.held:
             session.renew(Renewal(ref))
-        self._floor.close_act(session.act, since, tenant_ids)
+        # An act of its own: what later messages say of the call is not said of its beginning.
+        opening = session.act.again(objected=True)
+        self._floor.close_act(opening, since, tenant_ids)
+        session.act.taken = True
         return session
 
     async def lease_tasks(
