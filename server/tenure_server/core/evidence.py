@@ -75,7 +75,8 @@ class Act:
     def again(self, kind: str = "", *, objected: bool = False) -> Act:
         """Another act of the same caller under the same call.
 
-        With `objected`, what stands against the call's present message stands against it too.
+        On a stream the call's own act is written over by each message, so what is written down is
+        such a copy. With `objected`, what stands against the present message stands against it too.
         """
         return Act(
             objections=list(self.objections) if objected else [],

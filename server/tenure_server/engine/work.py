@@ -73,9 +73,7 @@ class Work:
         dispatch.join(session)
         for ref in hello.held:
             session.renew(Renewal(ref))
-        # An act of its own: what later messages say of the call is not said of its beginning.
-        opening = session.act.again(objected=True)
-        self._floor.close_act(opening, since, tenant_ids)
+        self._floor.close_act(session.act.again(objected=True), since, tenant_ids)
         session.act.taken = True
         return session
 
