@@ -101,7 +101,7 @@ class Ledger:
             known = pages.ends[tenant_id] = (term, self._end(tenant_id, term))
         frontier = known[1]
         index = frontier.size
-        hashes = [tree.leaf_hash(item) for item in items]
+        hashes = tree.leaf_hashes(items)
         root = tree.root(hashes).hex() if hashes else ""
         entry = entry_bytes(draft, index=index, term=term, count=len(hashes), root=root)
         draft.index, draft.entry, draft.leaf_hashes = index, entry, hashes
@@ -153,8 +153,9 @@ class Ledger:
 
 def _standing(draft: Draft) -> int:
     act = draft.act
-    if act.verdict == "deny":
+    verdict = act.verdict_in(draft.tenant_id)
+    if verdict == "deny":
         return 2
     if act.refusal:
         return 3
-    return 1 if act.objections else 0
+    return 1 if verdict == "warn" else 0

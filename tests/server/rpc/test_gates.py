@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,11 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from tenure.v1 import access_pb2, runs_pb2, tenants_pb2, workflows_pb2
+from tenure_constitution.judge import Objection
+from tenure_constitution.laws import Effect, Law, Perspective
+from tenure_evidence.canonical import digest_text
 from tenure_server.core import errors, ids, records
+from tenure_server.core.evidence import INSTALLATION, Act
 from tenure_server.core.records import Role
 from tenure_server.rpc import access, doorway, gates
 
@@ -45,6 +49,14 @@ class OwnDesk:
     keys: dict[str, records.ApiKey] = field(default_factory=dict)
     broken: Exception | None = None
     elsewhere: str = ""
+    #: What was written down, and in which logs.
+    recorded: list[tuple[Act, tuple[str, ...]]] = field(default_factory=list)
+    #: The calls and messages that were judged, and for whom.
+    judged: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    #: The objection that denies every call.
+    denying: Objection | None = None
+    #: Why nothing can be written down.
+    unwritable: Exception | None = None
 
     async def principal(self, secret_hash: bytes) -> records.ApiKey | None:
         if self.broken is not None:
@@ -60,6 +72,30 @@ class OwnDesk:
     def check_seat(self, tenant_id: str) -> None:
         if tenant_id == self.elsewhere:
             raise errors.SeatElsewhere(tenant_id, "10.0.0.7:7233")
+
+    def judge_call(
+        self,
+        act: Act,
+        rpc: Mapping[str, Any],
+        tenant_ids: Sequence[str],
+        *,
+        platform_only: bool,
+        keeps_facts: bool,
+    ) -> None:
+        self.judged.append((rpc["method"], tuple(tenant_ids)))
+        if self.denying is not None:
+            act.object(tenant_ids[0], [self.denying])
+            raise errors.CallDenied([self.denying])
+
+    def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
+        return tenant_ids if len(tenant_ids) == 1 else (INSTALLATION,)
+
+    async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
+        if self.unwritable is not None:
+            raise self.unwritable
+        act.taken = True
+        self.recorded.append((act, tuple(tenant_ids)))
+        return f"{tenant_ids[0] or 'installation'}/{len(self.recorded) - 1}"
 
     def add(self, secret: str = SECRET, **settings: Any) -> records.ApiKey:
         settings = {"tenant_ids": ("acme",), "roles": frozenset({Role.VIEWER}), **settings}
@@ -212,6 +248,7 @@ class Refused:
     message: str
     fields: tuple[tuple[str, str], ...]
     correlation_id: str
+    facts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, error: grpc.aio.AioRpcError) -> Refused:
@@ -227,7 +264,8 @@ class Refused:
             info.reason,
             found.message,
             tuple((it.field, it.description) for it in bad.field_violations),
-            str(dict(error.trailing_metadata() or ()).get("x-correlation-id", "")),
+            str(trailing.get("x-correlation-id", "")),
+            dict(info.metadata),
         )
 
 
@@ -519,16 +557,106 @@ async def test_a_foreign_tenant_is_not_there(house: House, tenant: str) -> None:
     assert refused.message == f"no such tenant: {tenant}"
 
 
-async def test_reads_need_no_seat_and_writes_do(house: House) -> None:
-    """What is committed anybody can show; only the holder decides."""
+@shapes
+async def test_reads_need_the_seat_as_writes_do(house: House, shape: str) -> None:
+    """Only the holder can write down that somebody read; the answer says who that is."""
     house.desk.add()
     house.desk.elsewhere = "acme"
-    await house.call("UnaryUnary")
-    rule = SHAPES["UnaryUnary"]
-    house.chain.rules = {**RULES, rule.method: replace(rule, rate=access.RateClass.WRITE)}
-    call = gates.Call(house.chain.rules[rule.method], (("authorization", f"Bearer {SECRET}"),))
-    with pytest.raises(errors.SeatElsewhere):
-        await house.chain.enter(call)
+    refused = await house.refused(shape)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "SEAT_ELSEWHERE")
+    assert refused.facts == {"holder": "10.0.0.7:7233"}
+    assert house.shapes.reached == 0
+    assert house.desk.recorded == [], "what nobody decided is written down by nobody"
+
+
+@shapes
+async def test_a_call_that_is_let_in_is_written_down_once(house: House, shape: str) -> None:
+    """In its tenant's log, with the digest of the bytes that came."""
+    key = house.desk.add()
+    request = runs_pb2.GetRunRequest(run_id=RUN)
+    await house.call(shape, request, x_correlation_id="tie-4")
+    [(act, logs)] = house.desk.recorded
+    assert logs == ("acme",)
+    assert (act.kind, act.method, act.refusal) == ("x.y", f"/test.Shapes/{shape}", "")
+    assert (act.principal, act.roles) == (key.api_key_id, ("viewer",))
+    assert act.correlation_id == "tie-4"
+    assert act.request == digest_text(request.SerializeToString())
+
+
+@shapes
+async def test_a_refusal_is_written_down_once_and_names_its_decision(
+    house: House, shape: str
+) -> None:
+    """Also one of a stream that was let in before, and then its message's digest stands there."""
+    house.desk.add()
+    bad = runs_pb2.GetRunRequest(run_id=FOREIGN_RUN)
+    good = [runs_pb2.GetRunRequest(run_id=RUN)] if shape.startswith("Stream") else []
+    refused = await house.refused(shape, *good, bad)
+    (act, logs) = house.desk.recorded[-1]
+    assert (act.refusal, logs) == ("NOT_FOUND", ("acme",))
+    assert act.request == digest_text(bad.SerializeToString())
+    assert refused.facts["decision"] == f"acme/{len(house.desk.recorded) - 1}"
+    before = [act.refusal for act, _ in house.desk.recorded[:-1]]
+    assert before == ([""] if shape == "StreamStream" else [])
+
+
+async def test_who_is_not_known_is_written_down_with_the_installation(house: House) -> None:
+    """Nobody's log but the operator's own tells of strangers."""
+    refused = await house.refused("UnaryUnary", secret=None)
+    [(act, logs)] = house.desk.recorded
+    assert (act.principal, act.refusal, logs) == ("", "CREDENTIAL_MISSING", (INSTALLATION,))
+    assert refused.facts["decision"] == "installation/0"
+
+
+@shapes
+@pytest.mark.parametrize(
+    "fault", [errors.StoreUnavailable("not now"), RuntimeError("the password is swordfish")]
+)
+async def test_a_refusal_that_cannot_be_written_down_is_one_all_the_same(
+    house: House, shape: str, fault: Exception
+) -> None:
+    """The caller hears why it is refused, without a decision, and nothing of the fault."""
+    house.desk.add()
+    house.desk.unwritable = fault
+    refused = await house.refused(shape, runs_pb2.GetRunRequest(run_id=FOREIGN_RUN))
+    assert refused.reason == "NOT_FOUND"
+    assert "decision" not in refused.facts
+
+
+@shapes
+async def test_every_message_is_judged_for_its_tenant(house: House, shape: str) -> None:
+    """Each message of a stream by itself."""
+    house.desk.add()
+    requests = [runs_pb2.GetRunRequest(run_id=RUN)] * (2 if shape.startswith("Stream") else 1)
+    await house.call(shape, *requests)
+    assert house.desk.judged == [(shape, ("acme",))] * len(requests)
+
+
+@shapes
+async def test_what_the_constitution_denies_never_reaches_its_handler(
+    house: House, shape: str
+) -> None:
+    """The caller hears the article's sentence; evidence holds the article."""
+    house.desk.add()
+    house.desk.denying = Objection(
+        article="closed-on-sundays",
+        law=Law.PRECEDENCE,
+        perspective=Perspective.RESOURCE_CONSTRAINT,
+        effect=Effect.DENY,
+        message="come back tomorrow",
+    )
+    refused = await house.refused(shape, runs_pb2.GetRunRequest(run_id=RUN))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, "CALL_DENIED")
+    assert refused.message == house.desk.denying.sentence
+    assert refused.facts == {
+        "law": "precedence",
+        "article": "closed-on-sundays",
+        "perspective": "resource_constraint",
+        "decision": "acme/0",
+    }
+    assert house.shapes.messages == []
+    [(act, logs)] = house.desk.recorded
+    assert (act.verdict_in("acme"), act.refusal, logs) == ("deny", "CALL_DENIED", ("acme",))
 
 
 async def test_a_request_that_does_not_parse_is_bad_input(house: House) -> None:
