@@ -154,11 +154,10 @@ async def _run_plan(plan: Plan, directory: Path, *, kept: bool) -> int:
             await house.start_agent(config=plan.config, slots=plan.slots)
             answer = await register
             registered = answer.workflow
-            if not plan.json:
-                objections.warn(answer.warnings)
             agent = await _agent(client, house.agent_id)
             _check_kinds(plan, agent)
             if not plan.json:
+                objections.warn(answer.warnings)
                 _announce(plan, agent)
             async with _unless_broken(house):
                 made = await _run_to_end(
