@@ -249,16 +249,16 @@ def test_a_trial_that_changes_nothing_ends_with_0(
 def test_a_candidate_that_the_coordinator_refuses_is_bad_input(
     far_script: Script, tenure: Tenure, rules: str
 ) -> None:
+    fault = ("text: articles[0].expression", "takes too long")
     refusal = Refusal(
-        grpc.StatusCode.INVALID_ARGUMENT,
-        "text: article no-weekends: takes too long",
-        "FIELD_INVALID",
+        grpc.StatusCode.INVALID_ARGUMENT, ": ".join(fault), "FIELD_INVALID", fields=(fault,)
     )
     answer = constitution_pb2.TryConstitutionResponse(judged=1, total=2)
     for stream in ([refusal], [answer, refusal]):
         far_script.on("TryConstitution", stream)
         done = tenure("constitution", "try", rules)
-        assert (done.code, done.err) == (2, f"error: {refusal.message}\n")
+        complaint = f"error: {rules}: articles[0].expression: takes too long\n"
+        assert (done.code, done.err) == (2, complaint)
 
 
 @pytest.mark.parametrize(

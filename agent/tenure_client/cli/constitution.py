@@ -15,7 +15,7 @@ from tenure.v1 import constitution_pb2, verdict_pb2
 from tenure_client import articles
 from tenure_client.cli import objections, options, output, plain, session
 from tenure_client.cli.constitution_check import check
-from tenure_client.cli.constitution_file import FILE, read_text
+from tenure_client.cli.constitution_file import FILE, blamed, read_text
 from tenure_client.cli.constitution_report import report
 from tenure_client.client import Client
 from tenure_constitution.article import Constitution
@@ -46,7 +46,8 @@ def set_(context: click.Context, file: Path) -> None:
     async def act(client: Client) -> constitution_pb2.SetConstitutionResponse:
         return await client.constitution.put(text)
 
-    answer = session.of(context).run(act)
+    with blamed(file):
+        answer = session.of(context).run(act)
     if session.wants_json(context):
         output.document(answer)
         return
@@ -154,7 +155,8 @@ def try_(context: click.Context, file: Path, decisions: int) -> int:
                     bar.update(shown, completed=judged, total=total)
         return judged, total
 
-    judged, total = session.of(context).run(act)
+    with blamed(file):
+        judged, total = session.of(context).run(act)
     if json:
         output.document({"judged": judged, "total": total, "changes": changes})
     else:

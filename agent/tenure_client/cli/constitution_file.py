@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
+from tenure_client.errors import TenureError
 from tenure_constitution import article
 from tenure_constitution.article import Constitution
 
@@ -25,6 +28,21 @@ def read_text(file: Path) -> str:
     text = _text_of(file)
     _parsed(file, text)
     return text
+
+
+@contextmanager
+def blamed(file: Path) -> Iterator[None]:
+    """Names the file where the coordinator finds fault with its text.
+
+    Raises click.UsageError in place of the refusal.
+    """
+    try:
+        yield
+    except TenureError as error:
+        if error.reason != "FIELD_INVALID" or not error.fields:
+            raise
+        places = [f"{name}: {reason}".removeprefix("text: ") for name, reason in error.fields]
+        raise click.UsageError(f"{file}: {'; '.join(places)}") from error
 
 
 def _parsed(file: Path, text: str) -> Constitution:
