@@ -84,6 +84,9 @@ class _Verification:
             return None
 
     def _statement(self, payload: bytes) -> Mapping[str, Any]:
+        if bundles.brackets_in(payload) > bundles.BRACKETS_MAX:
+            self.found.whole("statement", f"has more than {bundles.BRACKETS_MAX} parts")
+            return {}
         try:
             return read(payload)
         except NotCanonical as error:
