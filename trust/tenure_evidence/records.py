@@ -8,7 +8,7 @@ not blamed: an event, an item or a payload may be gone, but it cannot be another
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,14 +87,22 @@ class Judgement:
     payloads_pruned: int
 
 
-def judge(
-    database: Database, log: str, chain: keys.Chain, published: Iterable[str] = ()
-) -> Judgement:
-    """Audits one log of a database and the records it speaks of. Never raises.
+def _unheard(_: int) -> None:
+    """Takes what nobody wants to know."""
 
-    `published` are checkpoints that were kept elsewhere.
+
+def judge(
+    database: Database,
+    log: str,
+    chain: keys.Chain,
+    published: Iterable[str] = (),
+    told: Callable[[int], None] = _unheard,
+) -> Judgement:
+    """Audits one log of a database and the records it speaks of.
+
+    `published` are checkpoints that were kept elsewhere; `told` hears how many entries are done.
     """
-    records = _Records(database, log)
+    records = _Records(database, log, told)
     try:
         kept = database.checkpoints(log)
     except ValueError as error:
@@ -119,8 +127,9 @@ def judge(
 class _Records:
     """Compares the records of one tenant while its log goes by."""
 
-    def __init__(self, database: Database, log: str) -> None:
+    def __init__(self, database: Database, log: str, told: Callable[[int], None]) -> None:
         self.database = database
+        self._told = told
         self.log = log
         self.faults: list[Fault] = []
         self.events = 0
@@ -149,6 +158,7 @@ class _Records:
                     leaf=stored.leaf,
                 )
                 index += 1
+                self._told(index)
         except sqlite3.Error as error:
             self._damaged = True
             self.fault("database", f"the file is damaged from here on: {error}", index)
