@@ -74,7 +74,7 @@ class Signing:
 
             # Of two coordinators that start at once, the other one may have been faster.
             _check(store.writer().act({}, add, drafts), chain, self._path)
-            log.info("signs with a new key", key=newest, file=str(self._path))
+            log.debug("signs with a new key", key=newest, file=str(self._path))
         self._keys = found
 
     def _found(self, stored: Sequence[str]) -> SigningKeys:

@@ -41,9 +41,7 @@ def inspect(reads: EvidenceReads, chain: keys.Chain | None) -> None:
         _check_checkpoint(reads, chain, size)
     for digest, canonical in reads.definitions_in_use():
         if digest_text(canonical) != digest:
-            raise LogBroken(
-                f"definition {digest} of an open run is not the one that was registered"
-            )
+            raise LogBroken(f"definition {digest} of an open run is not what was registered")
 
 
 def _check_numbers(entries: Sequence[records.LogEntry], start: int, size: int) -> None:

@@ -26,6 +26,7 @@ class Logbook:
         read: Callable[..., Awaitable[Any]],
         signer: Notary | None,
     ) -> None:
+        #: Runs work on a read-only connection in a reader thread.
         self.read = read
         self._floor = floor
         self._store = store

@@ -35,7 +35,8 @@ class Desk(Protocol):
     def now_us(self) -> int:
         """The time."""
 
-    async def read(self, work: Callable[..., Any], *args: Any) -> Any:
+    @property
+    def read(self) -> Callable[..., Awaitable[Any]]:
         """Runs work on a read-only connection in a reader thread."""
 
     def keep(self, work: Callable[[Acts], None]) -> Awaitable[None]:

@@ -46,7 +46,8 @@ WHOLE = Wanted(with_items=True)
 
 def heads(store: Store) -> dict[str, int]:
     """The size of every log, by tenant; the installation's own under the empty name."""
-    return {tenant_id: size for tenant_id, size in store.rows(_HEADS, {})}
+    found = store.rows(_HEADS, {})
+    return {row[0]: row[1] for row in found}
 
 
 class EvidenceReads:
