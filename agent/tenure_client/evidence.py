@@ -19,8 +19,6 @@ from tenure.v1 import evidence_pb2
 from tenure_client.connection import Connection
 
 PAGE_SIZE: Final = 1000
-#: Entries with their items can be large: a page of them has to fit into a message.
-PAGE_SIZE_WITH_ITEMS: Final = 100
 #: Between streams that end without a word, as those of a coordinator that stops do.
 _PAUSE_SECONDS = 0.2
 
@@ -64,7 +62,7 @@ class Evidence:
             run_id=run_id,
             refused_only=refused_only,
             with_items=with_items,
-            page_size=page_size or (PAGE_SIZE_WITH_ITEMS if with_items else PAGE_SIZE),
+            page_size=page_size or PAGE_SIZE,
         )
         while True:
             page = await self._connection.call(lambda to: to.evidence.ListEntries, request)

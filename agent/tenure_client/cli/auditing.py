@@ -246,6 +246,8 @@ def _sentences(each: Judgement, *, with_records: bool) -> Iterator[str]:
     for remark in made.remarks:
         yield f"remark: {_place(remark)}: {remark.reason}"
     agreed = f"{made.size} entries, {made.checkpoints} checkpoints agree"
+    if made.size and not made.checkpoints:
+        agreed = f"{made.size} entries, but no checkpoint that vouches for them"
     if with_records:
         agreed += f", {each.events} events of runs agree"
     pruned = (

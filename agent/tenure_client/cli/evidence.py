@@ -79,7 +79,10 @@ def list_(
 @proving.ROOT_KEY
 @click.pass_context
 def show(context: click.Context, index: int, root_key: str | None) -> None:
-    """Show the entry number INDEX with its items, and verify here that it is in the log."""
+    """Show an entry, and verify it here.
+
+    The entry number INDEX with its items; its proof is verified on this side.
+    """
     key, json = proving.trusted(root_key), session.wants_json(context)
 
     async def act(client: Client) -> None:
@@ -116,9 +119,9 @@ def show(context: click.Context, index: int, root_key: str | None) -> None:
 @proving.ROOT_KEY
 @click.pass_context
 def checkpoint(context: click.Context, out: Path | None, root_key: str | None) -> None:
-    """Have the log signed as it stands, and write the checkpoint: a note to publish.
+    """Write a signed checkpoint to publish.
 
-    Whoever keeps it elsewhere can tell later whether the log was rolled back or rewritten:
+    The log is signed as it stands. Whoever keeps the note elsewhere can tell later whether the log was rolled back or rewritten:
     tenure evidence audit --from-file FILE
     """
     key = proving.trusted(root_key)
@@ -220,9 +223,9 @@ def verify(context: click.Context, bundle: Path, key: str | None) -> int:
 def audit(
     context: click.Context, files: tuple[Path, ...], database: Path | None, root_key: str | None
 ) -> int:
-    """Audit a whole log: every entry, the tree over them, every checkpoint that was signed.
+    """Audit a whole log.
 
-    With --database also the definitions, runs, events and results in the file, of all tenants
+    Every entry, the tree over them, and every checkpoint that was signed. With --database also the definitions, runs, events and results in the file, of all tenants
     or of --tenant.
 
     \b
@@ -248,7 +251,10 @@ def audit(
 @_SINCE
 @click.pass_context
 def watch(context: click.Context, since_index: int | None) -> None:
-    """Show new entries as they are committed, one on each line, until Ctrl-C."""
+    """Show new entries as they come.
+
+    One on each line, once it is committed, until Ctrl-C.
+    """
     json = session.wants_json(context)
 
     async def act(client: Client) -> None:
@@ -268,9 +274,9 @@ def watch(context: click.Context, since_index: int | None) -> None:
 @evidence.command()
 @click.pass_context
 def keys(context: click.Context) -> None:
-    """Show the installation's public keys: the root, and the certificates of those after it.
+    """Show the installation's public keys.
 
-    Note the root down where the operator cannot change it: with it bundles and logs are verified.
+    The root first, then the certificates of the keys after it. Note the root down where the operator cannot change it: with it bundles and logs are verified.
     """
     json = session.wants_json(context)
 
