@@ -161,7 +161,7 @@ def test_another_tenant_sees_nothing(
     assert run_id not in json.dumps(entries)
     code, made = ask("audit", *stranger)
     assert (code, [log["log"] for log in made["logs"]]) == (0, ["beta"])
-    assert ask("list", "--tenant", TENANT, *stranger)[0] == 4
+    assert ask("list", "--tenant", TENANT, *stranger)[0] == 5
     operator = ("--address", stranger[1], "--key", seeded.operator_secret())
     code, entries = ask("list", *operator)
     assert (code, {entry["log"] for entry in entries}) == (0, {""})

@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import click
+
 from tenure.v1 import evidence_pb2
 from tenure_client.cli import output
 from tenure_evidence import canonical
 
+#: The members of an entry in the order in which people want them.
+_MEMBERS = (
+    *("log", "index", "at", "took", "kind", "method", "principal", "roles", "correlation"),
+    *("term", "subject", "verdict", "refusal", "articles", "definition", "constitution"),
+    *("request", "items"),
+)
+_ITEMS_SHOWN = 50
 _TITLES = ("INDEX#", "TIME", "KIND", "PRINCIPAL", "VERDICT", "ITEMS#", "ABOUT")
 
 
@@ -55,15 +64,17 @@ def show_entry(value: dict[str, Any], items: Sequence[dict[str, Any]], proven: s
     told["articles"] = "; ".join(output.words(article) for article in value.get("articles", ()))
     count = value.get("items", {}).get("count", 0)
     told["items"] = f"{count}, root {value['items']['root']}" if count else ""
-    told.pop("version", None)
-    output.details([*told.items(), ("proof", proven)])
+    output.details([*((name, told.get(name)) for name in _MEMBERS), ("proof", proven)])
     if items:
+        click.echo()
         names = ("run", "seq", "kind", "task", "attempt", "agent", "code")
-        rows = ([item.get(name) for name in names] for item in items)
+        rows = ([item.get(name) for name in names] for item in items[:_ITEMS_SHOWN])
         titles = ("RUN", "SEQ#", "EVENT", "TASK", "ATTEMPT#", "AGENT", "CODE")
         output.table(titles, rows, empty="")
-    elif count:
-        output.details([("note", "the items were pruned; the entry still proves their digest")])
+    if len(items) > _ITEMS_SHOWN:
+        click.echo(f"and {len(items) - _ITEMS_SHOWN} more; --json shows them all")
+    if count and not items:
+        click.echo("the items were pruned; the entry still proves their digest")
 
 
 def time_text(at: Any) -> str:
