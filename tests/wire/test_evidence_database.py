@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -170,6 +171,28 @@ def test_damage_beside_the_entries_is_found_and_called_by_its_name(
     assert copy.execute(WHOLE_DAMAGES[what]).rowcount > 0
     log = audited(copy, tmp_path / "copy.db", ask)
     assert what in {fault["what"] for fault in log["faults"]}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_bits_of_the_file_change_an_audit_ends_with_an_answer(
+    seed: int, kept: Kept, ask: Ask, tmp_path: Path
+) -> None:
+    """Good where it does not matter, bad, or unusable: never a trace of our own code."""
+    draw = random.Random(seed)
+    good = kept.database.read_bytes()
+    codes = set()
+    for _ in range(25):
+        data = bytearray(good)
+        for _ in range(draw.choice((1, 4, 40))):
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        (tmp_path / "bits.db").write_bytes(data)
+        code, made = ask("audit", "--database", str(tmp_path / "bits.db"))
+        codes.add(code)
+        assert "unexpected" not in made
+        if isinstance(made, dict):
+            assert made["ok"] is (code == 0)
+    assert codes <= {0, 1, 2}
+    assert 1 in codes
 
 
 def test_what_retention_removes_is_counted_and_not_blamed(

@@ -69,7 +69,7 @@ class Database:
             self._database.execute("PRAGMA query_only = ON")
             self._database.execute("BEGIN")
             self._database.execute("SELECT size FROM evidence_heads LIMIT 1").fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self._database.close()
             raise DatabaseInvalid(f"is not a coordinator's database: {error}") from None
 
@@ -131,8 +131,12 @@ class Database:
 
     def rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows of a query. Raises sqlite3.Error where the file is damaged."""
-        with closing(self._database.execute(sql, values)) as cursor:
-            yield from cursor
+        try:
+            with closing(self._database.execute(sql, values)) as cursor:
+                yield from cursor
+        except UnicodeDecodeError as error:
+            # The driver stumbles over a damaged name in its own message.
+            raise sqlite3.DatabaseError(f"what is no text is in the file: {error}") from None
 
     def row(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row of a query, or None. Raises sqlite3.Error likewise."""

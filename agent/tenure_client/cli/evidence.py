@@ -121,8 +121,8 @@ def show(context: click.Context, index: int, root_key: str | None) -> None:
 def checkpoint(context: click.Context, out: Path | None, root_key: str | None) -> None:
     """Write a signed checkpoint to publish.
 
-    The log is signed as it stands. Whoever keeps the note elsewhere can tell later whether the log was rolled back or rewritten:
-    tenure evidence audit --from-file FILE
+    The log is signed as it stands. Whoever keeps the note elsewhere can tell later whether the
+    log was rolled back or rewritten: tenure evidence audit --from-file FILE
     """
     key = proving.trusted(root_key)
 
@@ -225,8 +225,8 @@ def audit(
 ) -> int:
     """Audit a whole log.
 
-    Every entry, the tree over them, and every checkpoint that was signed. With --database also the definitions, runs, events and results in the file, of all tenants
-    or of --tenant.
+    Every entry, the tree over them, and every checkpoint that was signed. With --database also
+    the definitions, runs, events and results in the file, of all tenants or of --tenant.
 
     \b
     Exit codes
@@ -276,7 +276,8 @@ def watch(context: click.Context, since_index: int | None) -> None:
 def keys(context: click.Context) -> None:
     """Show the installation's public keys.
 
-    The root first, then the certificates of the keys after it. Note the root down where the operator cannot change it: with it bundles and logs are verified.
+    The root first, then the certificates of the keys after it. Note the root down where the
+    operator cannot change it: with it bundles and logs are verified.
     """
     json = session.wants_json(context)
 
