@@ -101,9 +101,6 @@ DAMAGES: dict[str, Damage] = {
     "the agent of an event": sql_at(
         LEASED, f"UPDATE workflow_execution_log SET agent = 'me' WHERE {EVENT}"
     ),
-    "the digest of an event": sql_at(
-        SUCCEEDED, f"UPDATE workflow_execution_log SET digest = zeroblob(32) WHERE {EVENT}"
-    ),
     "the entry of an event": sql_at(
         SUCCEEDED, f"UPDATE workflow_execution_log SET entry_index = 0 WHERE {EVENT}"
     ),
@@ -130,9 +127,12 @@ WHOLE_DAMAGES = {
     "definition": "UPDATE workflow_definitions SET canonical = CAST('{}' AS BLOB)",
     "checkpoint": "UPDATE evidence_checkpoints SET note = replace(note, 'tenure.v1', 'tenure.v2')",
     "head": "UPDATE evidence_heads SET size = size + 1 WHERE tenant_id = 'dev'",
-    "event": "INSERT INTO workflow_execution_log SELECT tenant_id, run_id, sequence + 100, at_us, "
-    "kind, task_key, attempt, term, agent, code, message, digest, NULL "
-    "FROM workflow_execution_log WHERE kind = 7",
+    "event": """
+    INSERT INTO workflow_execution_log (tenant_id, run_id, sequence, at_us, kind, task_key, attempt,
+                                        term, agent, code, message)
+    SELECT tenant_id, run_id, sequence + 100, at_us, kind, task_key, attempt,
+           term, agent, code, message FROM workflow_execution_log WHERE kind = 7
+    """,
 }
 
 

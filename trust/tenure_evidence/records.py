@@ -17,6 +17,7 @@ from tenure_evidence.audit import Audit, Fault, LogEntry, audit
 from tenure_evidence.canonical import canonical, digest_text, hash_text, read_json
 from tenure_evidence.database import Database, Stored
 from tenure_evidence.report import FINDINGS_MAX
+from tenure_evidence.results import Results
 
 #: Kinds of events by their numbers in the execution log, from 1.
 KINDS = (
@@ -26,15 +27,12 @@ KINDS = (
 )
 #: States of a run that has ended, by their numbers, and the event with which it did.
 RUN_ENDS = {3: "run.succeeded", 4: "run.failed", 5: "run.cancelled"}
-#: The same of tasks: by state and event, their numbers.
-_TASK_ENDS = {(5, 7), (6, 9)}
-_TASK_FAILED = 6
 _DENIED, _REFUSED = 2, 3
 
 #: What an item says and the execution log does not.
 _ITEM_ONLY = {"definition", "constitution", "input", "handler", "output", "result"}
 _EVENT = """
-SELECT at_us, kind, task_key, attempt, term, agent, code, message, digest, entry_index
+SELECT at_us, kind, task_key, attempt, term, agent, code, message, entry_index
 FROM workflow_execution_log WHERE tenant_id = ? AND run_id = ? AND sequence = ?
 """
 _EVENTS = """
@@ -62,15 +60,7 @@ LEFT JOIN workflow_definitions d ON d.tenant_id = r.tenant_id AND d.digest = r.w
   AND d.name = r.workflow AND d.version = r.workflow_version
 WHERE r.tenant_id = ? AND l.entry_index IS NOT NULL
 """
-#: What a task that has ended came to, and the event that says so.
-_TASKS = """
-SELECT task_key, state, result_hash, output, output_type, failure_code, failure_message
-FROM workflow_tasks WHERE tenant_id = ? AND run_id = ? AND state IN (5, 6)
-"""
-_ENDS_OF_TASKS = """
-SELECT task_key, kind, digest, code, message, entry_index FROM workflow_execution_log
-WHERE tenant_id = ? AND run_id = ? AND kind IN (7, 9) AND entry_index IS NOT NULL
-"""
+_ITEMS = "SELECT items FROM evidence_entries WHERE tenant_id = ? AND entry_index = ?"
 _NODE = "SELECT hash FROM evidence_nodes WHERE tenant_id = ? AND level = ? AND position = ?"
 
 
@@ -120,7 +110,7 @@ def judge(
         ),
         events=records.events,
         events_pruned=records.events_pruned,
-        payloads_pruned=records.payloads_pruned,
+        payloads_pruned=records.payloads_pruned + records.results.payloads_pruned,
     )
 
 
@@ -132,6 +122,7 @@ class _Records:
         self._told = told
         self.log = log
         self.faults: list[Fault] = []
+        self.results = Results(database, log)
         self.events = 0
         self.events_pruned = 0
         self.payloads_pruned = 0
@@ -241,12 +232,11 @@ class _Records:
                 self.fault("event", f"{where} is missing in the execution log", index)
             return
         self.events += 1
-        *told, digest, entry_index = row
-        given = item.get("input") if kind == "task.leased" else item.get("result")
+        *told, entry_index = row
         if entry_index != index:
             self.fault("event", f"{where} refers to entry {entry_index}", index)
         said = {name: value for name, value in item.items() if name not in _ITEM_ONLY}
-        if said != _item_of(run, seq, *told) or given != _hash_or_none(digest):
+        if said != _item_of(run, seq, *told):
             self.fault("event", f"{where} is not what the execution log has of it", index)
         if kind == "run.started":
             self._started(index, run, item)
@@ -292,9 +282,8 @@ class _Records:
         total = self.database.row(sql, self.log)
         if total is None or total[0] == self.events:
             return
-        sql = "SELECT items FROM evidence_entries WHERE tenant_id = ? AND entry_index = ?"
         for run, seq, index in self.database.rows(_EVENTS, self.log):
-            row = self.database.row(sql, self.log, index)
+            row = self.database.row(_ITEMS, self.log, index)
             # The items may be pruned; then nobody knows any more.
             if row is None or (row[0] is not None and not _has(row[0], run, seq)):
                 self.fault("event", f"event {seq} of run {run} is not in the entry", index)
@@ -307,45 +296,7 @@ class _Records:
                 self.fault("run", reason, index)
             if undefined:
                 self.fault("run", f"run {run} is of a definition that is not there", index)
-            self._results(run)
-
-    def _results(self, run: str) -> None:
-        """Compares the results of a run's tasks with the events that brought them."""
-        rows = self.database.rows(_ENDS_OF_TASKS, self.log, run)
-        ends = {task: (kind, *rest) for task, kind, *rest in rows}
-        for task, state, *result in self.database.rows(_TASKS, self.log, run):
-            kind, digest, *event, index = ends.pop(task, (None, None, None, None, None))
-            what = f"task {task!r} of run {run}"
-            if (state, kind) not in _TASK_ENDS:
-                self.fault("task", f"{what} has not ended like this", index)
-            elif problem := self._result_problem(state, digest, event, *result):
-                self.fault("result", f"{what}: {problem}", index)
-        for task, (*_, index) in ends.items():
-            self.fault(
-                "task", f"task {task!r} of run {run} has ended, its row says otherwise", index
-            )
-
-    def _result_problem(
-        self,
-        state: int,
-        digest: bytes | None,
-        event: list[Any],
-        result: bytes | None,
-        output: bytes | None,
-        output_type: str | None,
-        *failure: str | None,
-    ) -> str:
-        if result != digest:
-            return "its result is not the one that was reported"
-        if state == _TASK_FAILED:
-            (code, message), (event_code, event_message) = failure, event
-            same = code == event_code and str(event_message).startswith(message or "")
-            return "" if same else "its failure is not the one that was reported"
-        if output is None:
-            self.payloads_pruned += digest != digests.success_digest(None)
-            return ""
-        made = digests.success_digest(digests.payload_digest(output, output_type or ""))
-        return "" if made == digest else "its output is not the one that was reported"
+            self.faults += self.results.faults(run)
 
 
 def _columns_of(entry: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -374,10 +325,6 @@ def _item_of(run: str, seq: int, *event: Any) -> dict[str, Any]:
 def _kind(number: Any) -> str:
     known = type(number) is int and 0 < number <= len(KINDS)
     return KINDS[number - 1] if known else f"of unknown kind {number!r}"
-
-
-def _hash_or_none(digest: bytes | None) -> str | None:
-    return None if digest is None else hash_text(digest)
 
 
 def _has(items: bytes, run: str, seq: int) -> bool:
