@@ -128,6 +128,11 @@ class Client:
         )
         return (await self._connection.call(lambda to: to.tenants.UpdateTenant, request)).tenant
 
+    async def delete_tenant(self, tenant_id: str) -> tenants_pb2.DeleteTenantResponse:
+        """Erases a tenant with all it has; its runs must have ended."""
+        request = tenants_pb2.DeleteTenantRequest(tenant_id=tenant_id, request_id=_request_id())
+        return await self._connection.call(lambda to: to.tenants.DeleteTenant, request)
+
     async def create_key(
         self,
         name: str,

@@ -144,7 +144,7 @@ class _Tenants(tenants_pb2_grpc.TenantsServicer):
         self._script = script
 
     async def DeleteTenant(self, request: Any, context: Context) -> Any:
-        raise NotImplementedError
+        return await self._script.answer("DeleteTenant", request, context)
 
     async def CreateTenant(self, request: Any, context: Context) -> Any:
         return await self._script.answer("CreateTenant", request, context)

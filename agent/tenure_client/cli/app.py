@@ -47,7 +47,7 @@ COMMANDS = {
         "List, export, verify and audit what was done and refused.",
     ),
     "agents": ("agents", "agents", "List the agents that serve the tenant."),
-    "tenants": ("tenants", "tenants", "Make, list, show and change tenants."),
+    "tenants": ("tenants", "tenants", "Make, list, show, change and erase tenants."),
     "keys": ("keys", "keys", "Make, list and revoke API keys."),
     "whoami": ("keys", "whoami", "Show the key in use, its roles and tenants."),
 }
