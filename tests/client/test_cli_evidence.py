@@ -229,6 +229,16 @@ def test_an_export_that_breaks_off_begins_again_and_leaves_no_half(
     assert [each.name for each in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_a_file_in_a_folder_that_is_not_there_is_refused_at_once(
+    log_script: Script, tenure: Tenure, tmp_path: Path
+) -> None:
+    for command in (("export", RUN_ID), ("checkpoint",)):
+        done = tenure("evidence", *command, "--out", str(tmp_path / "none" / "file"))
+        assert done.code == 2
+        assert f"there is no folder {tmp_path / 'none'}" in done.err
+    assert log_script.heard == []
+
+
 def test_an_export_that_does_not_verify_is_a_failure(
     log_script: Script, tenure: Tenure, tmp_path: Path
 ) -> None:

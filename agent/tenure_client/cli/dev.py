@@ -95,7 +95,7 @@ def dev(
 @workflows.DEFAULT_SECONDS
 @click.option(
     "--bundle",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.NewFile(),
     help="Write the evidence of the run into this file, and verify it.",
 )
 @click.pass_context
@@ -117,8 +117,6 @@ def run(
     good when --bundle asks for it.
     """
     definition = workflow_file.read(file, default_seconds=default_seconds)
-    if bundle is not None and not bundle.absolute().parent.is_dir():
-        raise click.UsageError(f"--bundle: there is no folder {bundle.parent}")
     built_in = all(task.kind.startswith(BUILT_IN) for task in definition.tasks)
     plan = dev_run.Plan(
         file=file,

@@ -12,11 +12,20 @@ from typing import Any
 import click
 
 from tenure.v1 import evidence_pb2
-from tenure_client.cli import auditing, evidence_tables, options, output, proving, runs, session
+from tenure_client.cli import (
+    auditing,
+    evidence_tables,
+    options,
+    output,
+    proving,
+    runs,
+    session,
+)
 from tenure_client.client import Client
 from tenure_evidence import __main__ as verifier
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_OUT = options.NewFile()
 _SINCE = click.option(
     "--since-index", type=click.IntRange(min=0), help="Only entries from this number on."
 )
@@ -115,7 +124,7 @@ def show(context: click.Context, index: int, root_key: str | None) -> None:
 
 
 @evidence.command()
-@click.option("--out", type=_FILE, help="Write the note into this file instead.")
+@click.option("--out", type=_OUT, help="Write the note into this file instead.")
 @proving.ROOT_KEY
 @click.pass_context
 def checkpoint(context: click.Context, out: Path | None, root_key: str | None) -> None:
@@ -147,7 +156,7 @@ def checkpoint(context: click.Context, out: Path | None, root_key: str | None) -
 
 @evidence.command()
 @click.argument("run_id", metavar="RUN")
-@click.option("-o", "--out", type=_FILE, help="Default: <run id>.bundle.json here.")
+@click.option("-o", "--out", type=_OUT, help="Default: <run id>.bundle.json here.")
 @proving.ROOT_KEY
 @click.pass_context
 def export(context: click.Context, run_id: str, out: Path | None, root_key: str | None) -> int:

@@ -21,6 +21,19 @@ FROM_ENVIRONMENT = "tenure.environment"
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+class NewFile(click.Path):
+    """A file to be written: its folder must be there, or the work would be for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(super().convert(value, param, ctx))
+        if not path.absolute().parent.is_dir():
+            self.fail(f"there is no folder {path.parent}", param, ctx)
+        return path
+
+
 class Command(click.Command):
     """A command that takes the options of the connection as well."""
 
