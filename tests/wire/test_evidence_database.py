@@ -23,7 +23,7 @@ def test_a_database_file_is_audited_offline(kept: Kept, ask: Ask) -> None:
     assert set(logs) >= {"dev", ""}
     assert logs["dev"]["events"] == 8, "start, three leases, retry, two successes, end"
     assert logs["dev"]["checkpoints"] >= 1
-    assert logs["dev"]["items_pruned"] + logs["dev"]["payloads_pruned"] == 0
+    assert logs["dev"]["events_pruned"] + logs["dev"]["payloads_pruned"] == 0
     assert sorted(each.name for each in kept.data.iterdir()) == before, "nothing is left behind"
     code, made = ask("audit", "--database", str(kept.database), "--tenant", "dev")
     assert (code, [each["log"] for each in made["logs"]]) == (0, ["dev"])
@@ -82,6 +82,7 @@ STARTED, LEASED, SUCCEEDED, RETRYING, ENDED = 1, 6, 7, 8, 3
 DAMAGES: dict[str, Damage] = {
     "an entry": damage_entry,
     "items": damage_items,
+    "missing items": sql_at(LEASED, f"UPDATE evidence_entries SET items = NULL WHERE {ENTRY}"),
     "a missing entry": sql_at(LEASED, f"DELETE FROM evidence_entries WHERE {ENTRY}"),
     "columns of an entry": sql_at(
         LEASED, f"UPDATE evidence_entries SET principal = 'me' WHERE {ENTRY}"

@@ -42,7 +42,7 @@ class Stored:
 
     index: int
     entry: bytes
-    #: The items as a JSON array; None: none, or pruned.
+    #: The items as a JSON array; None: there are none.
     items: bytes | None
     #: The stored hash of the leaf; None: it is missing.
     leaf: bytes | None

@@ -27,8 +27,8 @@ WHERE tenant_id = ? AND run_id = ? AND kind IN (7, 9) AND entry_index IS NOT NUL
 """
 _ITEMS = "SELECT items FROM evidence_entries WHERE tenant_id = ? AND entry_index = ?"
 
-#: The items of an entry by run and number. None: they were pruned, or cannot be read.
-_Items = Mapping[tuple[str, int], Mapping[str, Any]] | None
+#: The items of an entry by run and number; none when they cannot be read.
+_Items = Mapping[tuple[str, int], Mapping[str, Any]]
 
 
 class Results:
@@ -47,10 +47,9 @@ class Results:
             kind, seq, *event, index = ends.pop(task, (None,) * 5)
             problem = "has not ended like this"
             if (state, kind) in _ENDS:
-                items = self._items(index)
-                item = None if items is None else items.get((run, seq))
+                item = self._items(index).get((run, seq))
                 problem = self._failed(event, *result) if state == _FAILED else ""
-                # An item that is not there was blamed already, or pruned.
+                # An item that is not there was blamed already.
                 problem = problem or ("" if item is None else self._problem(item, *result))
             if problem:
                 yield Fault(
@@ -93,8 +92,8 @@ class Results:
     def _read(self, index: int) -> _Items:
         row = self._database.row(_ITEMS, self._log, index)
         if row is None or row[0] is None:
-            return None
+            return {}
         try:
             return {(item["run"], item["seq"]): item for item in read_json(row[0])}
         except (ValueError, TypeError, KeyError):
-            return None
+            return {}

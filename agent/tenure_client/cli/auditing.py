@@ -197,8 +197,7 @@ def _counted(
 
 
 def _log_entry(row: evidence_pb2.EvidenceEntry) -> audit.LogEntry:
-    # An answer cannot tell items that were pruned from none; what the entry says of them stands.
-    return audit.LogEntry(index=row.index, entry=row.entry, items=list(row.items) or None)
+    return audit.LogEntry(index=row.index, entry=row.entry, items=list(row.items))
 
 
 def _is_of(note: str, log: str) -> bool:
@@ -220,7 +219,6 @@ def _log_json(each: Judgement) -> dict[str, Any]:
         "faults": [_fault_json(fault) for fault in made.faults],
         "faults_left_out": made.faults_left_out,
         "remarks": [_fault_json(remark) for remark in made.remarks],
-        "items_pruned": made.pruned,
         "events": each.events,
         "events_pruned": each.events_pruned,
         "payloads_pruned": each.payloads_pruned,
@@ -250,11 +248,7 @@ def _sentences(each: Judgement, *, with_records: bool) -> Iterator[str]:
         agreed = f"{made.size} entries, but no checkpoint that vouches for them"
     if with_records:
         agreed += f", {each.events} events of runs agree"
-    pruned = (
-        (made.pruned, "entries without their items"),
-        (each.events_pruned, "events"),
-        (each.payloads_pruned, "payloads"),
-    )
+    pruned = ((each.events_pruned, "events"), (each.payloads_pruned, "payloads"))
     gone = ", ".join(f"{count} {what}" for count, what in pruned if count)
     gone = f"; pruned: {gone}" if gone else ""
     if made.ok:

@@ -73,8 +73,6 @@ def show_entry(value: dict[str, Any], items: Sequence[dict[str, Any]], proven: s
         output.table(titles, rows, empty="")
     if len(items) > _ITEMS_SHOWN:
         click.echo(f"and {len(items) - _ITEMS_SHOWN} more; --json shows them all")
-    if count and not items:
-        click.echo("the items were pruned; the entry still proves their digest")
 
 
 def time_text(at: Any) -> str:
