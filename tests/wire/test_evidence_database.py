@@ -124,17 +124,36 @@ DAMAGES: dict[str, Damage] = {
     "a missing task": sql_at(SUCCEEDED, "DELETE FROM workflow_tasks WHERE task_key = 'look'"),
 }
 #: Damage that no entry stands for, and what the audit calls it.
-WHOLE_DAMAGES = {
-    "definition": "UPDATE workflow_definitions SET canonical = CAST('{}' AS BLOB)",
-    "checkpoint": "UPDATE evidence_checkpoints SET note = replace(note, 'tenure.v1', 'tenure.v2')",
-    "head": "UPDATE evidence_heads SET size = size + 1 WHERE tenant_id = 'dev'",
-    "event": """
-    INSERT INTO workflow_execution_log (tenant_id, run_id, sequence, at_us, kind, task_key, attempt,
-                                        term, agent, code, message)
-    SELECT tenant_id, run_id, sequence + 100, at_us, kind, task_key, attempt,
-           term, agent, code, message FROM workflow_execution_log WHERE kind = 7
-    """,
-}
+WHOLE_DAMAGES = [
+    ("definition", "UPDATE workflow_definitions SET canonical = CAST('{}' AS BLOB)"),
+    ("checkpoint", "UPDATE evidence_checkpoints SET note = replace(note, 'tenure.v1', 'tenure.2')"),
+    ("head", "UPDATE evidence_heads SET size = size + 1 WHERE tenant_id = 'dev'"),
+    ("run", "DELETE FROM workflow_execution_log"),
+    (
+        "run",
+        """
+        CREATE TEMPORARY TABLE more AS SELECT * FROM workflow_runs;
+        UPDATE more SET run_id = 'an-orphan';
+        INSERT INTO workflow_runs SELECT * FROM more;
+        """,
+    ),
+    (
+        "event",
+        """
+        CREATE TEMPORARY TABLE more AS SELECT * FROM workflow_execution_log WHERE kind = 7;
+        UPDATE more SET sequence = sequence + 100, entry_index = NULL;
+        INSERT INTO workflow_execution_log SELECT * FROM more;
+        """,
+    ),
+    (
+        "event",
+        """
+        CREATE TEMPORARY TABLE more AS SELECT * FROM workflow_execution_log WHERE kind = 7;
+        UPDATE more SET sequence = sequence + 100;
+        INSERT INTO workflow_execution_log SELECT * FROM more;
+        """,
+    ),
+]
 
 
 @pytest.fixture
@@ -165,11 +184,11 @@ def test_a_damaged_database_is_found_and_the_first_bad_entry_named(
     assert log["first_bad_entry"]["index"] == index, log["faults"]
 
 
-@pytest.mark.parametrize("what", WHOLE_DAMAGES)
+@pytest.mark.parametrize(("what", "sql"), WHOLE_DAMAGES)
 def test_damage_beside_the_entries_is_found_and_called_by_its_name(
-    what: str, copy: sqlite3.Connection, ask: Ask, tmp_path: Path
+    what: str, sql: str, copy: sqlite3.Connection, ask: Ask, tmp_path: Path
 ) -> None:
-    assert copy.execute(WHOLE_DAMAGES[what]).rowcount > 0
+    copy.executescript(sql)
     log = audited(copy, tmp_path / "copy.db", ask)
     assert what in {fault["what"] for fault in log["faults"]}
 

@@ -28,6 +28,7 @@ KINDS = (
 #: States of a run that has ended, by their numbers, and the event with which it did.
 RUN_ENDS = {3: "run.succeeded", 4: "run.failed", 5: "run.cancelled"}
 _DENIED, _REFUSED = 2, 3
+_FAULTS_MAX = 10_000
 
 #: What an item says and the execution log does not.
 _ITEM_ONLY = {"definition", "constitution", "input", "handler", "output", "result"}
@@ -45,6 +46,14 @@ WHERE tenant_id = ?1 AND entry_index IS NULL AND EXISTS (
   SELECT 1 FROM workflow_execution_log f WHERE f.tenant_id = ?1 AND f.run_id = e.run_id
   AND f.sequence < e.sequence AND f.entry_index IS NOT NULL)
 GROUP BY run_id
+"""
+#: Runs without a first event, or with one that no act caused though there was evidence by then.
+_UNBORN = """
+SELECT r.run_id FROM workflow_runs r LEFT JOIN workflow_execution_log l
+  ON l.tenant_id = r.tenant_id AND l.run_id = r.run_id AND l.sequence = 1
+WHERE r.tenant_id = ?1 AND l.entry_index IS NULL AND (
+  l.sequence IS NULL
+  OR r.create_us >= (SELECT min(at_us) FROM evidence_entries WHERE tenant_id = ?1))
 """
 _RUN = """
 SELECT workflow_digest, constitution_digest, input, input_type FROM workflow_runs
@@ -100,13 +109,15 @@ def judge(
         records.fault("database", str(error))
     found = audit(records.entries(), tenant=log, chain=chain, checkpoints=[*kept, *published])
     records.finish(found.size)
-    faults = (*found.faults, *records.faults)
+    # By number: what comes first must not be what is left out.
+    faults = sorted((*found.faults, *records.faults), key=_number)
+    left_out = found.faults_left_out + records.left_out + max(0, len(faults) - FINDINGS_MAX)
     return Judgement(
         log=log,
         audit=replace(
             found,
-            faults=faults[:FINDINGS_MAX],
-            faults_left_out=found.faults_left_out + max(0, len(faults) - FINDINGS_MAX),
+            faults=tuple(faults[:FINDINGS_MAX]),
+            faults_left_out=left_out,
         ),
         events=records.events,
         events_pruned=records.events_pruned,
@@ -122,6 +133,7 @@ class _Records:
         self._told = told
         self.log = log
         self.faults: list[Fault] = []
+        self.left_out = 0
         self.results = Results(database, log)
         self.events = 0
         self.events_pruned = 0
@@ -134,7 +146,10 @@ class _Records:
 
     def fault(self, what: str, reason: str, index: int | None = None) -> None:
         """Notes a fault, with the number of the entry that it contradicts."""
-        self.faults.append(Fault(what=what, reason=reason, index=index))
+        if len(self.faults) < _FAULTS_MAX:
+            self.faults.append(Fault(what=what, reason=reason, index=index))
+        else:
+            self.left_out += 1
 
     def entries(self) -> Iterator[LogEntry]:
         """Gives the entries as they are stored, each once it was compared; ends at damage."""
@@ -289,6 +304,8 @@ class _Records:
                 self.fault("event", f"event {seq} of run {run} is not in the entry", index)
 
     def _runs(self) -> None:
+        for (run,) in self.database.rows(_UNBORN, self.log):
+            self.fault("run", f"run {run} has no beginning that any entry knows of")
         for run, state, kind, index, undefined in self.database.rows(_RUNS, self.log):
             ended = _kind(kind) if _kind(kind) in RUN_ENDS.values() else None
             if RUN_ENDS.get(state) != ended:
@@ -296,7 +313,12 @@ class _Records:
                 self.fault("run", reason, index)
             if undefined:
                 self.fault("run", f"run {run} is of a definition that is not there", index)
-            self.faults += self.results.faults(run)
+            for fault in self.results.faults(run):
+                self.fault(fault.what, fault.reason, fault.index)
+
+
+def _number(fault: Fault) -> tuple[bool, int]:
+    return fault.index is None, fault.index or 0
 
 
 def _columns_of(entry: Mapping[str, Any]) -> tuple[Any, ...]:
