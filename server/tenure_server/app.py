@@ -44,6 +44,7 @@ from tenure.v1 import (
     workflows_pb2_grpc,
 )
 from tenure_server import logs, signing
+from tenure_server.audit import audit_store
 from tenure_server.bootstrap import bootstrap, write_private
 from tenure_server.config import (
     ACCEPT_SECONDS_DEFAULT,
@@ -374,3 +375,31 @@ def rotate_key_command(signing_key: Path) -> None:
         click.echo(f"tenure-server: {error}", err=True)
         sys.exit(2)
     click.echo(rotated.newest.verifier.text)
+
+
+@main.command("audit")
+@_option("--store", required=True, help="sqlite:///absolute/path or postgresql://…")
+@_option("--signing-key", type=_FILE, help="Key file of evidence.")
+def audit_command(store: str, signing_key: Path | None) -> None:
+    """Audits every log, and every run against its log, while no coordinator works on the store.
+
+    Exits with 1 when anything is not as it was written, and names it.
+    """
+    try:
+        keys = signing.load(signing_key or default_file(store))
+        opened = open_store(store, holder=_holder(), address="audit")
+        try:
+            findings = audit_store(opened, keys.chain())
+        finally:
+            opened.close()
+    except FileNotFoundError as error:
+        click.echo(f"tenure-server: there is no signing key {error.filename}", err=True)
+        sys.exit(2)
+    except (SigningError, StoreOpenError, StoreFailed) as error:
+        click.echo(f"tenure-server: {error}", err=True)
+        sys.exit(2)
+    for finding in findings:
+        click.echo(finding.sentence)
+    if findings:
+        sys.exit(1)
+    click.echo("everything is as it was written")
