@@ -140,6 +140,8 @@ class Coordinator:
                 lease_us=int(self.config.lease_seconds * 1e6),
                 accept_us=int(self.config.accept_seconds * 1e6),
                 seat_us=int(self.config.seat_seconds * 1e6),
+                keep_payloads_us=int(self.config.keep_payloads_days * 86_400e6),
+                keep_runs_us=int(self.config.keep_runs_days * 86_400e6),
             )
             self.engine = Engine(self.store, settings, clock, notary)
             await self.engine.start()
@@ -335,6 +337,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--tls-cert", type=_FILE, help="PEM file of the certificate chain.")
 @_option("--tls-key", type=_FILE, help="PEM file of its private key.")
 @_option("--tls-client-ca", type=_FILE, help="Demand client certificates signed by this one.")
+@_option("--keep-payloads-days", type=float, default=0.0, help="Of ended runs; 0: for ever.")
+@_option("--keep-runs-days", type=float, default=0.0, help="Ended ones; 0: for ever.")
 @_option("--signing-key", type=_FILE, help="Key file of evidence, made when missing.")
 @_option("--ready-file", type=_FILE, help="Write address and pid here once serving.")
 @_option("--bootstrap", type=_FILE, help="Make a tenant and keys in an empty store; write them.")

@@ -22,7 +22,7 @@ from tenure.v1 import evidence_pb2, runs_pb2, tenants_pb2
 from tenure_evidence import verify
 from tenure_evidence.keys import Chain
 from tenure_evidence.signing import SigningKeys
-from tenure_server import app, config
+from tenure_server import app, config, signing
 from tenure_server.audit import Finding, audit_store
 from tenure_server.store import sqlite
 from tenure_server.store.database import open_store
@@ -318,7 +318,7 @@ async def test_bundles_stay_verifiable_when_the_key_changes(
         [run, *_] = (await live.calls("viewer").runs.ListRuns(runs_pb2.ListRunsRequest())).runs
         before = await exported(live, "viewer", run.run_id)
     shutil.copy(file, old)
-    rotated = app.signing.rotate(file, 5)
+    rotated = signing.rotate(file, 5)
     async with again(house, tmp_path) as live:
         after = await exported(live, "viewer", run.run_id)
         keys = await evidence(live, "agent").GetSigningKeys(evidence_pb2.GetSigningKeysRequest())
