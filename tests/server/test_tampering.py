@@ -243,7 +243,8 @@ def _missed(folder: Path, chain: Chain, chosen: list[Mutation]) -> list[str]:
     [
         (
             "UPDATE evidence_entries SET entry = CAST(replace(entry, 'allow', 'warn') AS BLOB) "
-            "WHERE tenant_id = 'alpha' AND entry_index = (SELECT size - 2 FROM evidence_heads WHERE "
+            "WHERE tenant_id = 'alpha' AND "
+            "entry_index = (SELECT size - 2 FROM evidence_heads WHERE "
             "tenant_id = 'alpha')",
             "is not what was written",
         ),
