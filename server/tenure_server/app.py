@@ -44,6 +44,7 @@ from tenure.v1 import (
     workflows_pb2_grpc,
 )
 from tenure_server import logs, signing
+from tenure_server.audit import audit_store
 from tenure_server.bootstrap import bootstrap, write_private
 from tenure_server.config import (
     ACCEPT_SECONDS_DEFAULT,
@@ -139,6 +140,8 @@ class Coordinator:
                 lease_us=int(self.config.lease_seconds * 1e6),
                 accept_us=int(self.config.accept_seconds * 1e6),
                 seat_us=int(self.config.seat_seconds * 1e6),
+                keep_payloads_us=int(self.config.keep_payloads_days * 86_400e6),
+                keep_runs_us=int(self.config.keep_runs_days * 86_400e6),
             )
             self.engine = Engine(self.store, settings, clock, notary)
             await self.engine.start()
@@ -334,6 +337,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--tls-cert", type=_FILE, help="PEM file of the certificate chain.")
 @_option("--tls-key", type=_FILE, help="PEM file of its private key.")
 @_option("--tls-client-ca", type=_FILE, help="Demand client certificates signed by this one.")
+@_option("--keep-payloads-days", type=float, default=0.0, help="Of ended runs; 0: for ever.")
+@_option("--keep-runs-days", type=float, default=0.0, help="Ended ones; 0: for ever.")
 @_option("--signing-key", type=_FILE, help="Key file of evidence, made when missing.")
 @_option("--ready-file", type=_FILE, help="Write address and pid here once serving.")
 @_option("--bootstrap", type=_FILE, help="Make a tenant and keys in an empty store; write them.")
@@ -374,3 +379,31 @@ def rotate_key_command(signing_key: Path) -> None:
         click.echo(f"tenure-server: {error}", err=True)
         sys.exit(2)
     click.echo(rotated.newest.verifier.text)
+
+
+@main.command("audit")
+@_option("--store", required=True, help="sqlite:///absolute/path or postgresql://…")
+@_option("--signing-key", type=_FILE, help="Key file of evidence.")
+def audit_command(store: str, signing_key: Path | None) -> None:
+    """Audits every log, and every run against its log, while no coordinator works on the store.
+
+    Exits with 1 when anything is not as it was written, and names it.
+    """
+    try:
+        keys = signing.load(signing_key or default_file(store))
+        opened = open_store(store, holder=_holder(), address="audit")
+        try:
+            findings = audit_store(opened, keys.chain())
+        finally:
+            opened.close()
+    except FileNotFoundError as error:
+        click.echo(f"tenure-server: there is no signing key {error.filename}", err=True)
+        sys.exit(2)
+    except (SigningError, StoreOpenError, StoreFailed) as error:
+        click.echo(f"tenure-server: {error}", err=True)
+        sys.exit(2)
+    for finding in findings:
+        click.echo(finding.sentence)
+    if findings:
+        sys.exit(1)
+    click.echo("everything is as it was written")

@@ -17,6 +17,7 @@ ACCEPT_SECONDS_DEFAULT = 5.0
 SEAT_SECONDS_MIN = 1.0
 SEAT_SECONDS_MAX = 60.0
 SEAT_SECONDS_DEFAULT = 6.0
+DAYS_MAX = 36_500.0
 LISTEN_DEFAULT = "127.0.0.1:7233"
 TENANT_DEFAULT = "dev"
 #: As in the contract.
@@ -50,6 +51,9 @@ class Config:
     seat_seconds: float = SEAT_SECONDS_DEFAULT
     tls: TlsFiles | None = None
     ready_file: Path | None = None
+    #: How long payloads of runs that have ended are kept, and the runs. 0: for ever.
+    keep_payloads_days: float = 0.0
+    keep_runs_days: float = 0.0
     #: The private key of evidence. None: beside the SQLite file.
     signing_key: Path | None = None
     bootstrap_file: Path | None = None
@@ -71,6 +75,8 @@ class Config:
         tls_cert: Path | None,
         tls_key: Path | None,
         tls_client_ca: Path | None,
+        keep_payloads_days: float,
+        keep_runs_days: float,
         signing_key: Path | None,
         ready_file: Path | None,
         bootstrap: Path | None,
@@ -83,6 +89,8 @@ class Config:
         _check_span("--lease-seconds", lease_seconds, LEASE_SECONDS_MIN, LEASE_SECONDS_MAX)
         _check_span("--accept-seconds", accept_seconds, ACCEPT_SECONDS_MIN, LEASE_SECONDS_MAX)
         _check_span("--seat-seconds", seat_seconds, SEAT_SECONDS_MIN, SEAT_SECONDS_MAX)
+        _check_span("--keep-payloads-days", keep_payloads_days, 0.0, DAYS_MAX)
+        _check_span("--keep-runs-days", keep_runs_days, 0.0, DAYS_MAX)
         tls = _read_tls(tls_cert, tls_key, tls_client_ca)
         host = _check_address("--listen", listen, port_min=0)
         if address:
@@ -115,6 +123,8 @@ class Config:
             accept_seconds=accept_seconds,
             seat_seconds=seat_seconds,
             tls=tls,
+            keep_payloads_days=keep_payloads_days,
+            keep_runs_days=keep_runs_days,
             signing_key=signing_key,
             ready_file=ready_file,
             bootstrap_file=bootstrap,

@@ -21,6 +21,8 @@ PLAIN: dict[str, Any] = {
     "tls_cert": None,
     "tls_key": None,
     "tls_client_ca": None,
+    "keep_payloads_days": 0.0,
+    "keep_runs_days": 0.0,
     "signing_key": None,
     "ready_file": None,
     "bootstrap": None,

@@ -31,6 +31,7 @@ from tenure_server.core.law import Law
 from tenure_server.engine import chronicle, keeping
 from tenure_server.engine.commits import Abandon, Batch, Commits, Effect
 from tenure_server.engine.dispatch import Dispatch
+from tenure_server.engine.pruning import Pruning
 from tenure_server.engine.seating import Seating
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
@@ -66,6 +67,7 @@ class Floor:
         self.watchers = Watchers()
         self.commits: Commits
         self.seating: Seating
+        self.pruning = Pruning(store, settings)
         self._laws: Callable[[str], Law] = law_of
         self._chain = chain
         self.journal = self._new_journal(settings)

@@ -7,6 +7,7 @@ tree over them, the newest checkpoint, and the definitions that open runs go by.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +17,19 @@ from tenure_evidence.notes import Checkpoint, NoteInvalid, origin_of
 from tenure_server.core import records
 from tenure_server.store.evidence_reads import EvidenceReads
 
+_NAMED = re.compile(r"\bentry ([0-9]+)")
 #: How many of the last entries are looked at.
 TAIL_ENTRIES = 64
 
 
 class LogBroken(Exception):  # noqa: N818 - a finding about data, not an error of the program
     """A log, or a definition that its runs go by, is not as it was written. One sentence."""
+
+    @property
+    def index(self) -> int | None:
+        """The first entry that the sentence names."""
+        named = _NAMED.search(str(self))
+        return None if named is None else int(named[1])
 
 
 def inspect(reads: EvidenceReads, chain: keys.Chain | None) -> None:

@@ -11,6 +11,7 @@ import structlog
 from tenure_server.core.desk import Desk
 from tenure_server.core.evidence import Act
 from tenure_server.engine.dispatch import Dispatch
+from tenure_server.engine.pruning import Pruning
 from tenure_server.engine.seating import Seating
 from tenure_server.engine.settings import Settings
 from tenure_server.store.acts import Acts
@@ -33,6 +34,7 @@ class Kept(Protocol):
     desks: dict[str, Desk]
     dispatch: Dispatch
     seating: Seating
+    pruning: Pruning
 
     def now_us(self) -> int:
         """The time."""
@@ -98,6 +100,7 @@ async def _clear_out(floor: Kept, settings: Settings) -> None:
     before_us = now_us - settings.answer_memory_us
     while await floor.act({}, lambda acts: acts.forget_answers(before_us, CLEAR_ROWS)):
         log.debug("forgot old answers")
+    await floor.pruning.round(floor)
 
 
 async def step(work: Awaitable[None], name: str) -> None:

@@ -125,6 +125,30 @@ DEFINITIONS_IN_USE = _of_log(_WORKFLOW, [_WORKFLOW.digest, _WORKFLOW.canonical])
     )
 )
 
+DEFINITIONS = _of_log(
+    _WORKFLOW, [_WORKFLOW.name, _WORKFLOW.version, _WORKFLOW.digest, _WORKFLOW.canonical]
+).order_by(_WORKFLOW.name, _WORKFLOW.version)
+EVENT_COLUMNS = (
+    _EVENT.sequence,
+    _EVENT.at_us,
+    _EVENT.kind,
+    _EVENT.task_key,
+    _EVENT.attempt,
+    _EVENT.term,
+    _EVENT.agent,
+    _EVENT.code,
+    _EVENT.message,
+    _EVENT.digest,
+    _EVENT.entry_index,
+)
+#: The events of a run with what ties them to the log.
+EVENTS = (
+    _of_log(_EVENT, EVENT_COLUMNS)
+    .where(_EVENT.run_id == _slot("run_id"), _EVENT.sequence > _slot("after_sequence"))
+    .order_by(_EVENT.sequence)
+    .limit(_LIMIT)
+)
+
 CONSTITUTION = (
     _of_log(_CONSTITUTION, [_CONSTITUTION.canonical])
     .where(_CONSTITUTION.digest == _slot("digest"))

@@ -6,7 +6,7 @@ never changes, so whoever reads the log's size first sees one state of it in all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import orjson
 from peewee import Node
 
 from tenure_evidence import tree
-from tenure_evidence.canonical import canonical
+from tenure_evidence.canonical import canonical, hash_text
 from tenure_server.core import records
 from tenure_server.store import evidence_queries as queries
 from tenure_server.store import statements, tables
@@ -22,6 +22,8 @@ from tenure_server.store.database import Store
 
 #: How many entries are read at once where all of a log or of a run are wanted.
 PAGE = 500
+#: How many nodes are compared at once where all are.
+NODES = 4096
 _INDEX_MAX = (1 << 53) - 1
 
 _HEAD = tables.EvidenceHead
@@ -123,7 +125,10 @@ class EvidenceReads:
 
     def leaves(self, start: int, end: int) -> dict[int, bytes]:
         """The hashes of the entries of a stretch."""
-        found = self._rows(queries.NODES_OF_LEVEL, level=0, position=start, end=end)
+        return self._level(0, start, end)
+
+    def _level(self, level: int, start: int, end: int) -> dict[int, bytes]:
+        found = self._rows(queries.NODES_OF_LEVEL, level=level, position=start, end=end)
         return {position: bytes(value) for position, value in found}
 
     def root(self, size: int) -> bytes:
@@ -146,6 +151,49 @@ class EvidenceReads:
         """The digests of the definitions that open runs use, and the definitions."""
         return [(digest, bytes(text)) for digest, text in self._rows(queries.DEFINITIONS_IN_USE)]
 
+    def definitions(self) -> list[tuple[str, int, str, bytes]]:
+        """Every registered definition: name, version, digest, and the definition."""
+        found = self._rows(queries.DEFINITIONS)
+        return [(row[0], row[1], row[2], bytes(row[3])) for row in found]
+
+    def registration(self, digest: str) -> int | None:
+        """The entry by which a definition was registered, None when there is none any more."""
+        wanted, index = Wanted(kind="workflow.register"), 0
+        while found := self.entries(index, PAGE, wanted):
+            for entry in found:
+                if digest.encode() in entry.entry:
+                    return entry.index
+            index = found[-1].index + 1
+        return None
+
+    def events_of_run(self, run_id: str, after: int, limit: int) -> list[dict[str, Any]]:
+        """Events of a run with what ties them to the log, from behind a sequence number on."""
+        found = self._rows(queries.EVENTS, run_id=run_id, after_sequence=after, limit=limit)
+        return [_event(row) for row in found]
+
+    def wrong_nodes(self, size: int, bad: Set[int]) -> Iterator[tuple[int, int, str]]:
+        """The nodes above the leaves that are not what the two below them give, with what it is.
+
+        Not those above a node or a leaf (`bad`) that is wrong itself.
+        """
+        wrong, level = set(bad), 1
+        while size >> level:
+            above_wrong, wrong = {position >> 1 for position in wrong}, set()
+            for start in range(0, size >> level, NODES):
+                end = min(start + NODES, size >> level)
+                above = self._level(level, start, end)
+                below = self._level(level - 1, 2 * start, 2 * end)
+                for position in range(start, end):
+                    if position in above_wrong:
+                        continue
+                    left, right = below.get(2 * position, b""), below.get(2 * position + 1, b"")
+                    if above.get(position) == tree.node_hash(left, right):
+                        continue
+                    wrong.add(position)
+                    missing = position not in above
+                    yield level, position, "is missing" if missing else "is not what is below it"
+            level += 1
+
     def constitution(self, digest: str) -> bytes:
         """The tenant's constitution with this digest; empty where there is none."""
         found = self._rows(queries.CONSTITUTION, digest=digest)
@@ -160,6 +208,23 @@ def _entry(row: tuple[Any, ...]) -> records.LogEntry:
     stored = row[2] if len(row) > 2 else None
     items = None if stored is None else _items(bytes(stored))
     return records.LogEntry(index=row[0], entry=bytes(row[1]), items=items)
+
+
+def _event(row: tuple[Any, ...]) -> dict[str, Any]:
+    digest = None if row[9] is None else hash_text(bytes(row[9]))
+    return {
+        "sequence": row[0],
+        "at_us": row[1],
+        "kind": row[2],
+        "task": row[3],
+        "attempt": row[4],
+        "term": row[5],
+        "agent": row[6],
+        "code": row[7],
+        "message": row[8],
+        "digest": digest,
+        "entry": row[10],
+    }
 
 
 def _items(stored: bytes) -> tuple[bytes, ...]:

@@ -19,6 +19,7 @@ from tenure_server.store.backend import Database
 
 _RUN_OPEN = sorted(int(state) for state in set(lifecycle.RunState) - lifecycle.RUN_ENDED)
 
+
 _RUN = tables.WorkflowRun
 _TASK = tables.WorkflowTask
 _EVENT = tables.WorkflowExecutionLog

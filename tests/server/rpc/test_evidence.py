@@ -17,6 +17,7 @@ from tenure.v1 import (
     agents_pb2,
     evidence_pb2,
     evidence_pb2_grpc,
+    payload_pb2,
     runs_pb2,
     tenants_pb2,
     workflows_pb2,
@@ -62,7 +63,9 @@ async def ended_run(live: LiveCoordinator, tenant: str = "alpha", tasks: int = 3
     await calls.workflows.RegisterWorkflow(
         workflows_pb2.RegisterWorkflowRequest(definition=definition)
     )
-    started = await calls.runs.StartRun(runs_pb2.StartRunRequest(workflow="fan"))
+    started = await calls.runs.StartRun(
+        runs_pb2.StartRunRequest(workflow="fan", input=payload_pb2.Payload(data=b'{"a":1}'))
+    )
     agent = live.calls(f"{tenant}/agent")
     done = 0
     while done <= tasks:
@@ -80,7 +83,7 @@ async def _work(agent: Calls, name: str) -> int:
             lease=agents_pb2.LeaseRef(
                 run_id=lease.run_id, task_key=lease.task_key, term=lease.term, token=lease.token
             ),
-            success=agents_pb2.Success(),
+            success=agents_pb2.Success(output=payload_pb2.Payload(data=b"7")),
         )
         for lease in leased.batch.leases
     ]
@@ -318,7 +321,7 @@ async def test_an_erased_tenant_leaves_nothing_but_a_word_in_the_installations_l
         "size": str(erased.log_size),
         "root": erased.log_root.hex(),
     }
-    assert erased.log_size > 10
+    assert erased.log_size > 5
     for caller, tenant in (("viewer", "alpha"), ("operator", "")):
         await _audited(house, caller, tenant, chain)
     assert verify.verify(await exported(house, "viewer", run_id)).findings == ()
