@@ -13,6 +13,8 @@ from tenure_server.engine.sessions import AgentSession
 
 #: Id of the key and name of the agent.
 AgentKey = tuple[str, str]
+#: What one act grants at most, about: its mandate goes with each frame that holds a lease of it.
+GRANT_LEASES_MAX = 8192
 
 
 class Dispatch:
@@ -115,18 +117,20 @@ class Dispatch:
         start = self._turn % len(hungry)
         hungry = hungry[start:] + hungry[:start]
         fed: dict[AgentSession, None] = {}
-        grants: dict[AgentSession, _Grant] = {}
+        grants: dict[AgentSession, list[_Grant]] = {}
         while hungry:
             # Work is spread over the agents rather than heaped onto the first.
-            share = max(1, ready // len(hungry))
+            share = min(max(1, ready // len(hungry)), GRANT_LEASES_MAX)
             still = []
             for session in hungry:
                 serving = _serving(session.tenant_ids, desks)
                 since = len(journal.events)
                 leases = fairness.grant(serving, session.agent, now_us, at_most=share)
                 if len(journal.events) > since:
-                    grant = grants.get(session) or grants.setdefault(session, _Grant(session))
-                    grant.note(journal, since, leases)
+                    acts = grants.setdefault(session, [])
+                    if not acts or acts[-1].full:
+                        acts.append(_Grant(session))
+                    acts[-1].note(journal, since, leases)
                 if leases:
                     session.pending.leases += leases
                     fed[session] = None
@@ -134,8 +138,9 @@ class Dispatch:
                     if session.agent.free > 0:
                         still.append(session)
             hungry = still if ready > 0 else []
-        for grant in grants.values():
-            grant.close(journal, now_us)
+        for acts in grants.values():
+            for grant in acts:
+                grant.close(journal, now_us)
         return fed
 
     def tell(self, desk: Desk) -> Iterable[AgentSession]:
@@ -159,12 +164,17 @@ class Dispatch:
 
 
 class _Grant:
-    """What one agent was granted in one turn: one act, one mandate for each tenant."""
+    """What one agent was granted in a turn: one act, one mandate for each tenant."""
 
     def __init__(self, session: AgentSession) -> None:
         self._act = session.granting()
         self._happened: dict[str, list[int]] = {}
         self._leases: list[Lease] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether what comes next is better an act of its own."""
+        return len(self._leases) >= GRANT_LEASES_MAX
 
     def note(self, journal: Journal, since: int, leases: Sequence[Lease]) -> None:
         """Adds what happened since an event."""
