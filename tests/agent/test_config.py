@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.conftest import KEY
-from tests.agent.signatory import Signatory
+from tests.agent.signatory import INSTALLATION, Signatory
 
 from tenure_agent import config, handlers
 from tenure_agent.config import ConfigError
@@ -103,7 +103,7 @@ def test_the_public_key_of_the_command_line_counts_instead_of_the_files(tmp_path
         ),
         (COORDINATOR + "public_key = ''", "[coordinator] public_key: must not be empty"),
         (
-            COORDINATOR + f"public_key = '{PUBLIC_KEY[:-9]}AAAAAAAA='",
+            COORDINATOR + f"public_key = '{PUBLIC_KEY.replace(INSTALLATION, INSTALLATION[::-1])}'",
             "[coordinator] public_key: the key has hash",
         ),
         (
