@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 from google.protobuf.duration_pb2 import Duration
@@ -23,8 +23,6 @@ HELLO_SECONDS = 10
 LAST_OUTCOMES_SECONDS = 10
 
 Frames = AsyncIterator[agents_pb2.WorkRequest]
-#: The keys that mandates are signed with: the root's verifier key, and the certificates after it.
-PublicKeys = Callable[[], tuple[str, Sequence[str]]]
 
 log = structlog.get_logger()
 
@@ -32,10 +30,13 @@ log = structlog.get_logger()
 class Agents(agents_pb2_grpc.AgentsServicer):
     """Converts, asks, converts."""
 
-    def __init__(self, engine: Engine, public_keys: PublicKeys = lambda: ("", ())) -> None:
-        """`public_keys` is asked at each welcome, since keys are rotated meanwhile."""
+    def __init__(
+        self, engine: Engine, *, root_key: str = "", certificates: Sequence[str] = ()
+    ) -> None:
+        """`root_key` and `certificates` lead to the key that signs mandates. Empty: none does."""
         self._engine = engine
-        self._public_keys = public_keys
+        self._root_key = root_key
+        self._certificates = tuple(certificates)
 
     async def Work(
         self, request_iterator: Frames, context: Context
@@ -140,15 +141,14 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         return response
 
     def _welcome(self, session: AgentSession) -> agents_pb2.WorkResponse:
-        root_key, certificates = self._public_keys()
         return agents_pb2.WorkResponse(
             welcome=agents_pb2.Welcome(
                 agent_id=session.agent_id,
                 lease_duration=self._lease_duration(),
                 accept_within=convert.duration(self._engine.settings.accept_us),
                 tenant_ids=session.tenant_ids,
-                root_key=root_key,
-                certificates=certificates,
+                root_key=self._root_key,
+                certificates=self._certificates,
             )
         )
 
