@@ -4,11 +4,11 @@ import { createHash, createPublicKey, verify as verifySignature } from "node:cry
 import { readFileSync } from "node:fs";
 const sha256 = (...parts) => parts.reduce((hash, part) => hash.update(part), createHash("sha256")).digest();
 const hex = (bytes) => bytes.toString("hex");
-const leafHash = (text) => sha256(Buffer.of(0), text);
-const nodeHash = (left, right) => sha256(Buffer.of(1), left, right);
+const [leafHash, nodeHash] = [0, 1].map((tag) => (...parts) => sha256(Buffer.of(tag), ...parts));
+const bytes4 = (number) => Buffer.from(number.toString(16).padStart(8, "0"), "hex");
+const framed = (...texts) => sha256(...texts.flatMap((text) => [bytes4(Buffer.byteLength(text)), text]));
 const utf8 = (bytes) => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
 const need = (truth, reason) => { if (!truth) throw new Error(reason); };
-
 function canonical(value) {
   if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
   if (value !== null && typeof value === "object") {
@@ -20,14 +20,10 @@ function canonical(value) {
   need(plain[typeof value], "has null, a float, or half a character");
   return JSON.stringify(value);
 }
-function read(text) {
-  need(canonical(JSON.parse(text)) === text && text[0] === "{", "is not in canonical form");
-  return JSON.parse(text);
-}
-function base64(text) {
-  need(Buffer.from(text, "base64").toString("base64") === text, "is not base64");
-  return Buffer.from(text, "base64");
-}
+const isCanonical = (text) => canonical(JSON.parse(text)) === text && text[0] === "{";
+const read = (text) => need(isCanonical(text), "is not in canonical form") ?? JSON.parse(text);
+const isBase64 = (text) => Buffer.from(text, "base64").toString("base64") === text;
+const base64 = (text) => need(isBase64(text), "is not base64") ?? Buffer.from(text, "base64");
 function rootOf(hashes) { // RFC 6962, 2.1
   if (hashes.length < 2) return hashes[0] ?? sha256();
   const half = 2 ** (31 - Math.clz32(hashes.length - 1));
@@ -35,8 +31,8 @@ function rootOf(hashes) { // RFC 6962, 2.1
 }
 function rootFromProof(index, size, leaf, proof) { // RFC 9162, 2.1.3.2; divides, as shifts have 32 bits
   need(Number.isSafeInteger(index) && index >= 0 && index < size, "stands beyond the end of the tree");
-  const up = () => { number = Math.floor(number / 2); last = Math.floor(last / 2); };
   let [number, last, value] = [index, size - 1, leaf];
+  const up = () => { [number, last] = [Math.floor(number / 2), Math.floor(last / 2)]; };
   for (const step of proof) {
     need(last > 0 && /^[0-9a-f]{64}$/.test(step), "has a proof that is none");
     const isRight = number % 2 === 1 || number === last;
@@ -73,7 +69,7 @@ function chainOf({ root_key, certificates }, trusted) {
     need(title === `${keys[0].name}/key` && number === `${keys.length + 1}`, "are not of these keys");
     keys.push(keyOf(key));
   }
-  const from = trusted === undefined ? 0 : keys.findIndex((key) => key.text === trusted);
+  const from = trusted ? keys.findIndex((key) => key.text === trusted) : 0;
   need(from >= 0 && keys.every((key) => key.name === keys[0].name), "do not follow from the key that is trusted");
   return keys.slice(from);
 }
@@ -108,7 +104,8 @@ function attempt(what, place, index, check) { // gives undefined when the check 
 }
 function checkAll(file, trusted) {
   const envelope = read(utf8(file)), payload = base64(envelope.payload);
-  const { predicate: bundle, subject: [run, workflow] } = read(utf8(payload));
+  const { predicateType, predicate: bundle, subject: [run, workflow] } = read(utf8(payload));
+  need(predicateType === "urn:tenure:run-evidence:v1", "is not the evidence of a run");
   const keys = attempt("the keys", null, null, () => chainOf(bundle, trusted));
   const checkpoint = keys && attempt("the checkpoint", null, null, () => {
     const [origin, size, root] = openNote(bundle.checkpoint, keys);
@@ -122,28 +119,30 @@ function checkAll(file, trusted) {
     need(!indexes.some(wrong), "stands before one it comes after, or twice");
   }));
   const items = bundle.entries.map((part, place) => good[place] ? part.items.map(({ item }) => JSON.parse(item)) : []);
-  const definitionHash = hex(sha256(bundle.definition));
-  const isDefinition = items[0]?.[0]?.definition === `sha256:${definitionHash}`;
-  attempt("the definition", null, null, () => need(isDefinition || !good[0], "is not the one of the run"));
+  const start = items.flat()[0], definitionHash = hex(sha256(bundle.definition));
+  const isDefinition = start?.definition === `sha256:${definitionHash}`;
+  const constitution = `sha256:${hex(framed(bundle.constitution.platform, bundle.constitution.tenant))}`;
+  const isStart = start?.kind !== "run.started" || (isDefinition && start.constitution === constitution);
+  attempt("the run", null, null, () => need(isStart, "was started under another definition or constitution"));
   const plan = isDefinition && new Map(JSON.parse(bundle.definition).tasks.map((task) => [task.key, task.depends_on]));
   const past = { seq: 0, ended: false, terms: new Map(), done: new Set(), results: new Set() };
   items.every((row, place) => good[place] && attempt("the entry", place, indexes[place], () => row.forEach((item) => follow(item, past, plan))));
   attempt("the subject", faults.length || past.ended ? null : items.length, null, () => {
     const root = rootOf(bundle.entries.flatMap((part) => part.items.map(({ item }) => leafHash(item))));
-    need(run.digest.sha256 === hex(root), "has a digest that the events here do not give");
-    need(run.name === `run/${bundle.run}` && workflow.digest.sha256 === definitionHash, "is another one");
+    need(run.digest.sha256 === hex(root) && workflow.digest.sha256 === definitionHash, "has a digest that is not its own");
+    need(workflow.name.startsWith(`workflow/${JSON.parse(bundle.definition).name}@`) && run.name === `run/${bundle.run}`, "is another one");
   });
   attempt("the envelope", null, null, () => {
     const [{ keyid, sig }, ...more] = envelope.signatures;
     need(keys && !more.length && keyid === keys.at(-1).hash, "is not signed by the newest key");
-    const head = `DSSEv1 ${envelope.payloadType.length} ${envelope.payloadType} ${payload.length} `;
-    need(keys.at(-1).verifies(Buffer.concat([Buffer.from(head), payload]), base64(sig)), "has a signature that does not verify");
+    const signed = `DSSEv1 ${envelope.payloadType.length} ${envelope.payloadType} ${payload.length} ${utf8(payload)}`;
+    need(keys.at(-1).verifies(signed, base64(sig)), "has a signature that does not verify");
   });
 }
 const [path, trusted] = process.argv.slice(2);
 const usable = attempt("the input", null, null, () => (trusted && keyOf(trusted), readFileSync(path)));
 if (usable) attempt("the bundle", null, null, () => checkAll(usable, trusted));
-const first = faults.filter(({ place }) => place !== null).sort((one, other) => one.place - other.place)[0];
+const [first] = faults.filter(({ place }) => place !== null).sort((one, other) => one.place - other.place);
 const first_bad_entry = first ? { position: first.place, index: first.index ?? null } : null;
 console.log(JSON.stringify({ ok: !faults.length, first_bad_entry, reason: (first ?? faults[0])?.reason ?? "" }));
 process.exitCode = !usable ? 2 : faults.length ? 1 : 0;

@@ -7,19 +7,23 @@ of gRPC: the standard library, `orjson` for the canonical form, `cryptography` f
 
 ::
 
-    __main__                          the command: python -m tenure_evidence verify BUNDLE
+    __main__                      the command: python -m tenure_evidence verify BUNDLE
        |
-    verify   audit                    a bundle; a whole log
-       |   \\   |
-    bundle  sequence  mandate         the file; what may follow what; the right to execute
-       |       |        |
-       +-- signing -- keys            private keys (writers only); certificates and their chain
-                      |
-                    notes             verifier keys, signed notes, checkpoints (C2SP)
-                      |
-       tree    digests                RFC 6962; payloads, results, and what an agent is given
-          \\     |
-           canonical                  the one spelling of each statement
+    verify      audit             a bundle, from the whole to the report; a whole log
+       |          |
+    entries       |               the entries of a bundle: each by itself, then in order
+       |          |
+    sequence   report  salvage    what may follow what; findings; what a damaged file still says
+       |          |       |
+    bundle     mandate            the file; the right to execute a task
+       |          |
+     keys      signing            certificates and their chain; private keys (writers only)
+       |          |
+       +--notes---+               verifier keys, signed notes, checkpoints (C2SP)
+            |
+    tree   digests                RFC 6962; payloads, results, and what an agent is given
+            |
+        canonical                 the one spelling of each statement
 
 Three rules hold everywhere:
 

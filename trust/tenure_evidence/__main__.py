@@ -117,7 +117,9 @@ def sentences(report: Report) -> list[str]:
     source = "the one that was given"
     if report.key_from_bundle:
         source = "taken from the bundle itself; compare it with the one you know"
-    return [_shown(line) for line in (*lines, f"key: {source}: {report.key}")]
+    if report.key:
+        lines.append(f"key: {source}: {report.key}")
+    return [_shown(line) for line in lines]
 
 
 def _shown(line: str) -> str:

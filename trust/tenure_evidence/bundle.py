@@ -21,6 +21,10 @@ PREDICATE_TYPE = "urn:tenure:run-evidence:v1"
 
 #: A bundle of 20,000 tasks has about 90 MiB.
 FILE_BYTES_MAX = 128 << 20
+#: Arrays and objects take much more room in memory than in a file. A bundle of 20,000 tasks has
+#: some 400,000, and what is in the inputs of its definition.
+BRACKETS_MAX = 8_000_000
+_ENVELOPE_BRACKETS_MAX = 16
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _PREDICATE_TEXTS = ("tenant", "run", "installation", "root_key", "checkpoint", "definition")
@@ -129,6 +133,8 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 def open_envelope(data: bytes) -> Envelope:
     """Takes the file apart, without verifying the signature. Raises BundleInvalid."""
+    if brackets_in(data) > _ENVELOPE_BRACKETS_MAX:
+        raise BundleInvalid("is not a DSSE envelope of in-toto with one signature")
     try:
         value = read(data)
     except NotCanonical as error:
@@ -148,6 +154,11 @@ def open_envelope(data: bytes) -> Envelope:
     if signature is None or len(signature) != SIGNATURE_BYTES:
         raise BundleInvalid("has a signature that is not one of Ed25519")
     return Envelope(payload=payload, key_id=key_id, signature=signature)
+
+
+def brackets_in(data: bytes) -> int:
+    """How many arrays and objects can be in some JSON, at most."""
+    return data.count(b"[") + data.count(b"{")
 
 
 def parse(data: bytes) -> Bundle:

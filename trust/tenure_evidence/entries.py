@@ -36,8 +36,9 @@ class Entries:
         indexes = [_number(value, "index") for value in values]
         self._order(indexes)
         items = [self._items(place, parts[place], values[place]) for place in range(len(parts))]
-        if items and items[0] and not self.found.has(0):
-            plan = self._started(values[0], items[0][0], plan)
+        start = next((place for place, row in enumerate(items) if row), None)
+        if start is not None and not self.found.has(start):
+            plan = self._started(values[start], items[start][0], plan)
         events = Sequence(plan)
         for place, row in enumerate(items):
             # After a bad entry nothing can be said about what should follow.

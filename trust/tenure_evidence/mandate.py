@@ -15,7 +15,7 @@ from tenure_evidence.notes import Signer
 _PREFIX = b"tenure.v1/mandate\n"
 
 
-class MandateInvalid(ValueError):  # noqa: N818 - a finding about a lease, not an error of the program
+class MandateInvalid(ValueError):  # noqa: N818 - a finding about a lease
     """A lease must not be executed, and why."""
 
 

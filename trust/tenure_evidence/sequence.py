@@ -67,7 +67,7 @@ class Sequence:
     def take(self, item: Mapping[str, Any]) -> str:
         """Takes the next event; says what is wrong with it, or nothing."""
         seq, kind, task = item.get("seq"), item.get("kind"), item.get("task")
-        if type(seq) is not int or kind not in KINDS:
+        if type(seq) is not int or type(kind) is not str or kind not in KINDS:
             return f"it has no number or no known kind: {seq!r}, {kind!r}"
         problem = self._number_problem(seq)
         if problem:

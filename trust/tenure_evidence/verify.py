@@ -50,7 +50,11 @@ class _Verification:
         """Checks in the order of the specification."""
         envelope = self._envelope(data)
         payload = envelope.payload if envelope else salvage.payload_of(data)
-        bundle, problems = bundles.read_statement(self._statement(payload))
+        statement = self._statement(payload)
+        if not isinstance(statement.get("predicate"), dict):
+            self.found.whole("statement", "has nothing in it that could be verified")
+            return Report(findings=tuple(self.found.in_order()))
+        bundle, problems = bundles.read_statement(statement)
         for problem in problems:
             self.found.whole("statement", problem)
         chain = self._chain(bundle)
@@ -84,6 +88,9 @@ class _Verification:
             return None
 
     def _statement(self, payload: bytes) -> Mapping[str, Any]:
+        if bundles.brackets_in(payload) > bundles.BRACKETS_MAX:
+            self.found.whole("statement", f"has more than {bundles.BRACKETS_MAX} parts")
+            return {}
         try:
             return read(payload)
         except NotCanonical as error:

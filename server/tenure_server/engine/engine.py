@@ -22,6 +22,7 @@ from tenure_server.engine.keys import Keys
 from tenure_server.engine.registry import KnownWorkflow, Registry
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
+from tenure_server.engine.strangers import Strangers
 from tenure_server.engine.watch import follow
 from tenure_server.engine.work import Work
 from tenure_server.store.acts import Acts
@@ -67,6 +68,7 @@ class Engine:
             opened=self._opened,
             closed=self._closed,
         )
+        self._strangers = Strangers(lambda act: self._floor.note(act, (INSTALLATION,)))
         #: What agents may ask.
         self.work = Work(
             self._floor, store, read=self.read, workflow_by_digest=self.workflow_by_digest
@@ -80,6 +82,7 @@ class Engine:
         """Tells the agents, lets what is under way commit, and gives the seats back."""
         if self._following:
             await asyncio.wait(self._following)
+        self._strangers.close()
         await self._floor.stop()
         await self._keys.stop()
         self._readers.shutdown()
@@ -114,6 +117,8 @@ class Engine:
         It stands in the log of each tenant, or in the installation's when there is none. Gives the
         decision's id, empty when no evidence is kept. Raises SeatElsewhere, StoreUnavailable.
         """
+        if not act.principal and not self._strangers.admits():
+            return ""
         drafts = self._floor.note(act, tenant_ids or (INSTALLATION,))
         if not drafts:
             return ""
