@@ -122,6 +122,7 @@ async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[Li
         config.Config(
             store=store,
             listen="127.0.0.1:0",
+            signing_key=None if store.startswith("sqlite:") else folder / "signing-key.json",
             bootstrap_file=words,
             bootstrap_tenant=TENANTS[0],
             **settings,

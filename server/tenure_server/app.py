@@ -37,7 +37,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tenure.v1 import agents_pb2_grpc, runs_pb2_grpc, tenants_pb2_grpc, workflows_pb2_grpc
-from tenure_server import logs
+from tenure_server import logs, signing
 from tenure_server.bootstrap import bootstrap, write_private
 from tenure_server.config import (
     ACCEPT_SECONDS_DEFAULT,
@@ -49,7 +49,10 @@ from tenure_server.config import (
     ConfigError,
 )
 from tenure_server.core.errors import Refusal
+from tenure_server.core.evidence import INSTALLATION
 from tenure_server.engine.engine import Engine
+from tenure_server.engine.inspection import LogBroken, inspect
+from tenure_server.engine.notary import Notary
 from tenure_server.engine.settings import Settings, SystemClock
 from tenure_server.rpc import access
 from tenure_server.rpc.agents import Agents
@@ -58,8 +61,10 @@ from tenure_server.rpc.gates import Chain
 from tenure_server.rpc.runs import Runs
 from tenure_server.rpc.tenants import Tenants
 from tenure_server.rpc.workflows import Workflows
+from tenure_server.signing import Signing, SigningError, default_file
 from tenure_server.store.database import Store, open_store
 from tenure_server.store.errors import StoreFailed, StoreOpenError
+from tenure_server.store.evidence_reads import EvidenceReads
 
 MESSAGE_BYTES_MAX = 64 << 20
 #: How long calls under way may take to end once the coordinator drains.
@@ -95,6 +100,7 @@ class Coordinator:
         self.address = ""
         self.engine: Engine
         self.store: Store
+        self.signing: Signing
         self._doorway = Doorway()
         self._server = grpc.aio.server(interceptors=[self._doorway], options=list(SERVER_OPTIONS))
         self._health = health.aio.HealthServicer()
@@ -112,14 +118,22 @@ class Coordinator:
             undo.push_async_callback(self._server.stop, None)
             port = _bind(self._server, self.config)
             self.address = self.config.advertised(port)
-            self.store = open_store(self.config.store, holder=_holder(), address=self.address)
+            clock = SystemClock()
+            self.signing = Signing(self.config.signing_key or default_file(self.config.store))
+            self.store = open_store(
+                self.config.store,
+                holder=_holder(),
+                address=self.address,
+                sign=self.signing.sign,
+            )
             undo.callback(self.store.close)
+            notary = self._notary(clock)
             settings = Settings(
                 lease_us=int(self.config.lease_seconds * 1e6),
                 accept_us=int(self.config.accept_seconds * 1e6),
                 seat_us=int(self.config.seat_seconds * 1e6),
             )
-            self.engine = Engine(self.store, settings, SystemClock())
+            self.engine = Engine(self.store, settings, clock, notary)
             await self.engine.start()
             undo.push_async_callback(self.engine.stop)
             if self.config.bootstrap_file is not None:
@@ -169,14 +183,29 @@ class Coordinator:
                 self.config.ready_file.unlink(missing_ok=True)
         log.info("stopped", commits=self.engine.commit_count)
 
+    def _notary(self, clock: SystemClock) -> Notary:
+        """Opens the keys, and looks at the installation's own log. Raises StartError."""
+        try:
+            self.signing.open(self.store, clock.now_us)
+            notary = Notary(self.store, self.signing.keys)
+            with self.store.reading():
+                inspect(EvidenceReads(self.store, INSTALLATION), notary.chain)
+        except SigningError as error:
+            raise StartError(str(error)) from None
+        except LogBroken as error:
+            raise StartError(f"the installation's own log is broken: {error}") from None
+        return notary
+
     def _add_services(self) -> None:
-        server, engine, store = self._server, self.engine, self.store
+        server, engine, store, keys = self._server, self.engine, self.store, self.signing.keys
         tenants_pb2_grpc.add_TenantsServicer_to_server(
             Tenants(engine, store, self._streams), server
         )
         workflows_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(engine, store), server)
         runs_pb2_grpc.add_RunsServicer_to_server(Runs(engine, store), server)
-        agents_pb2_grpc.add_AgentsServicer_to_server(Agents(engine), server)
+        agents_pb2_grpc.add_AgentsServicer_to_server(
+            Agents(engine, root_key=keys.root_key, certificates=keys.certificates), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(_reflected(), server)
         channelz.add_channelz_servicer(server)
@@ -299,6 +328,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--tls-cert", type=_FILE, help="PEM file of the certificate chain.")
 @_option("--tls-key", type=_FILE, help="PEM file of its private key.")
 @_option("--tls-client-ca", type=_FILE, help="Demand client certificates signed by this one.")
+@_option("--signing-key", type=_FILE, help="Key file of evidence, made when missing.")
 @_option("--ready-file", type=_FILE, help="Write address and pid here once serving.")
 @_option("--bootstrap", type=_FILE, help="Make a tenant and keys in an empty store; write them.")
 @_option("--bootstrap-tenant", default=TENANT_DEFAULT, help="The tenant that --bootstrap makes.")
@@ -323,3 +353,18 @@ def serve_command(log_format: Literal["json", "console"], log_level: str, **sett
     ) as error:
         click.echo(f"tenure-server: {error}", err=True)
         sys.exit(2)
+
+
+@main.command("rotate-key")
+@_option("--signing-key", type=_FILE, required=True, help="Key file of evidence.")
+def rotate_key_command(signing_key: Path) -> None:
+    """Draws a new signing key, certified by the present one. Takes effect at the next start.
+
+    Every coordinator of the store needs the new file then. What was signed before stays verifiable.
+    """
+    try:
+        rotated = signing.rotate(signing_key, SystemClock().now_us())
+    except SigningError as error:
+        click.echo(f"tenure-server: {error}", err=True)
+        sys.exit(2)
+    click.echo(rotated.newest.verifier.text)

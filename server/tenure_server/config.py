@@ -50,6 +50,8 @@ class Config:
     seat_seconds: float = SEAT_SECONDS_DEFAULT
     tls: TlsFiles | None = None
     ready_file: Path | None = None
+    #: The private key of evidence. None: beside the SQLite file.
+    signing_key: Path | None = None
     bootstrap_file: Path | None = None
     bootstrap_tenant: str = TENANT_DEFAULT
     exit_with_stdin: bool = False
@@ -69,6 +71,7 @@ class Config:
         tls_cert: Path | None,
         tls_key: Path | None,
         tls_client_ca: Path | None,
+        signing_key: Path | None,
         ready_file: Path | None,
         bootstrap: Path | None,
         bootstrap_tenant: str,
@@ -86,7 +89,11 @@ class Config:
             _check_address("--address", address, port_min=1)
         elif host in ("", "0.0.0.0", "::", "*"):
             raise ConfigError(f"--address is required, because --listen {listen} has no one host")
-        for name, path in (("--ready-file", ready_file), ("--bootstrap", bootstrap)):
+        for name, path in (
+            ("--signing-key", signing_key),
+            ("--ready-file", ready_file),
+            ("--bootstrap", bootstrap),
+        ):
             if path is not None and not path.absolute().parent.is_dir():
                 raise ConfigError(f"{name}: there is no directory {path.absolute().parent}")
         if not _TENANT.fullmatch(bootstrap_tenant):
@@ -94,14 +101,21 @@ class Config:
                 "--bootstrap-tenant must begin with a lower-case letter and have at most 40 "
                 f"lower-case letters, digits and hyphens, not {bootstrap_tenant!r}"
             )
+        store = _checked_store(store)
+        if signing_key is None and not store.startswith("sqlite:"):
+            raise ConfigError(
+                "--signing-key is required with PostgreSQL: every coordinator of the store needs "
+                "the same key file"
+            )
         return cls(
-            store=_checked_store(store),
+            store=store,
             listen=listen,
             address=address,
             lease_seconds=lease_seconds,
             accept_seconds=accept_seconds,
             seat_seconds=seat_seconds,
             tls=tls,
+            signing_key=signing_key,
             ready_file=ready_file,
             bootstrap_file=bootstrap,
             bootstrap_tenant=bootstrap_tenant,

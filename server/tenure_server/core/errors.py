@@ -6,7 +6,8 @@
     ├── TenantNotChosen · FieldsInvalid · GraphInvalid · MetadataInvalid · PageTokenInvalid
     ├── NotFound                                   not there, or not the caller's: the same words
     ├── AlreadyExists · RequestIdReused
-    ├── RunClosed · AgentReplaced
+    ├── RunClosed · AgentReplaced · RunsOpen
+    ├── Quarantined                                the tenant is stopped until somebody has looked
     ├── QuotaExceeded
     └── SeatElsewhere · StoreUnavailable · Stopping   worth another try
 
@@ -87,6 +88,23 @@ class RunClosed(Refusal):
 
 class AgentReplaced(Refusal):
     """Another process took over under the same agent name."""
+
+
+class RunsOpen(Refusal):
+    """The tenant has runs that have not ended."""
+
+
+class Quarantined(Refusal):
+    """The tenant's evidence is not as it was written, so nothing is added to it."""
+
+    def __init__(self, tenant_id: str, finding: str) -> None:
+        whose = f"tenant {tenant_id} is" if tenant_id else "the installation is"
+        super().__init__(
+            f"{whose} stopped, because its record is broken: {finding}; audit the log, restore "
+            "what was changed, and start the coordinator again",
+            tenant_id=tenant_id,
+            finding=finding,
+        )
 
 
 class QuotaExceeded(Refusal):

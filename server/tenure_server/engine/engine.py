@@ -14,11 +14,12 @@ from tenure_server.core import errors, records
 from tenure_server.core.definition import WorkflowDefinition
 from tenure_server.core.evidence import INSTALLATION, Act
 from tenure_server.core.lifecycle import RunState
-from tenure_server.core.seen import Seen
 from tenure_server.engine import starting
-from tenure_server.engine.answers import Answers, answer_row, answer_to
+from tenure_server.engine.answers import Answers, answer_row, answer_to, read_back
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.keys import Keys
+from tenure_server.engine.logbook import Logbook
+from tenure_server.engine.notary import Notary
 from tenure_server.engine.registry import KnownWorkflow, Registry
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
@@ -35,8 +36,6 @@ T = TypeVar("T")
 #: What follows a mutation: it gets the answer, or None when its outcome is not known.
 Afterwards = Callable[[bytes | None], Awaitable[None]]
 
-#: How many request ids are read at once when a desk is opened.
-REQUEST_IDS_PAGE = 5000
 #: From so many bytes of input on they are checked beside the loop.
 BESIDE_THE_LOOP_BYTES = 256 << 10
 
@@ -46,7 +45,9 @@ log = structlog.get_logger()
 class Engine:
     """Everything runs on the event loop; async methods answer after the commit."""
 
-    def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, clock: Clock, notary: Notary | None = None
+    ) -> None:
         self.settings = settings
         self._registry = Registry()
         self._store = store
@@ -67,8 +68,11 @@ class Engine:
             judge=self._judge,
             opened=self._opened,
             closed=self._closed,
+            chain=None if notary is None else notary.chain,
         )
         self._strangers = Strangers(lambda act: self._floor.note(act, (INSTALLATION,)))
+        #: What can be asked of the logs.
+        self.logbook = Logbook(self._floor, store, self.read, notary)
         #: What agents may ask.
         self.work = Work(
             self._floor, store, read=self.read, workflow_by_digest=self.workflow_by_digest
@@ -77,6 +81,7 @@ class Engine:
     async def start(self) -> None:
         """Takes the free seats and reads their open work back."""
         await self._floor.start()
+        self.logbook.start()
 
     async def stop(self) -> None:
         """Tells the agents, lets what is under way commit, and gives the seats back."""
@@ -112,25 +117,18 @@ class Engine:
     # -- evidence
 
     async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
-        """Writes down an act by which nothing changed: a read, a repetition, a refusal.
-
-        It stands in the log of each tenant, or in the installation's when there is none. Gives the
-        decision's id, empty when no evidence is kept. Raises SeatElsewhere, StoreUnavailable.
-        """
+        """Writes down an act by which nothing changed; see `Logbook.record`."""
         if not act.principal and not self._strangers.admits():
             return ""
-        drafts = self._floor.note(act, tenant_ids or (INSTALLATION,))
-        if not drafts:
-            return ""
-        await self._floor.flushed()
-        return drafts[0].decision_id
+        return await self.logbook.record(act, tenant_ids)
 
     def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
-        """Where a call stands that chose no tenant: with its caller's only one, if that is decided
-        for here, else with the installation.
-        """
-        mine = len(tenant_ids) == 1 and tenant_ids[0] in self._floor.desks
-        return tenant_ids if mine else (INSTALLATION,)
+        """Where a call stands that chose no tenant; see `Logbook.log_of`."""
+        return self.logbook.log_of(tenant_ids)
+
+    def quarantine_of(self, tenant_id: str) -> str:
+        """Why a tenant is stopped, in a sentence; empty when it is not, or not held here."""
+        return self._floor.quarantine_of(tenant_id)
 
     # -- keys and cold changes
 
@@ -416,28 +414,8 @@ class Engine:
 
     def _opened(self, tenant_id: str) -> None:
         """A desk was opened: its request ids are read, and until then each is looked up."""
-        seen = self._answers.open(tenant_id)
-
-        stored, reads = Seen(), TenantReads(self._store, tenant_id)
-
-        def fill(after: str) -> str:
-            page = reads.request_ids(after, REQUEST_IDS_PAGE)
-            for request_id, at_us in page:
-                stored.add(request_id, at_us)
-            return page[-1][0] if page else ""
-
-        async def cover() -> None:
-            try:
-                after = await self.read(fill, "")
-                while after:
-                    after = await self.read(fill, after)
-            except StoreFailed as error:
-                log.warning("request ids could not be read", error=str(error), tenant=tenant_id)
-                return
-            seen.put_before(stored)
-            self._answers.cover(tenant_id, seen)
-
-        self._floor.spawn(cover())
+        seen, reads = self._answers.open(tenant_id), TenantReads(self._store, tenant_id)
+        self._floor.spawn(read_back(self._answers, tenant_id, seen, reads, self.read))
 
     def _closed(self, tenant_id: str) -> None:
         self._registry.forget_tenant(tenant_id)

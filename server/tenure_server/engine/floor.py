@@ -15,6 +15,7 @@ from typing import TypeVar
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
+from tenure_evidence.keys import Chain
 from tenure_server.core import errors, records
 from tenure_server.core.desk import LAWLESS, Desk
 from tenure_server.core.evidence import INSTALLATION, Act, Draft
@@ -52,6 +53,7 @@ class Floor:
         opened: Callable[[str], None],
         closed: Callable[[str], None],
         law_of: Callable[[str], Law] = lambda _: LAWLESS,
+        chain: Chain | None = None,
     ) -> None:
         self.serving = False
         self.stopping = False
@@ -61,6 +63,7 @@ class Floor:
         self.commits: Commits
         self.seating: Seating
         self._laws: Callable[[str], Law] = law_of
+        self._chain = chain
         self.journal = self._new_journal(settings)
         self._store = store
         self._settings = settings
@@ -95,6 +98,7 @@ class Floor:
             seat_us=self._settings.seat_us,
             new_desk=self._new_desk,
             slots_of=self.dispatch.slots_of,
+            chain=self._chain,
         )
         if self.seating.shared:
             # From here on: opening the desks may take longer than a seat holds.
@@ -136,9 +140,15 @@ class Floor:
         if tenant_id not in self.desks:
             if not self.serving:
                 raise errors.StoreUnavailable("the store cannot commit now; nothing was changed")
+            if reason := self.quarantine_of(tenant_id):
+                raise errors.Quarantined(tenant_id, reason)
             raise errors.SeatElsewhere(tenant_id, self.seating.holder_of(tenant_id))
         if not self.seating.trusted:
             raise errors.StoreUnavailable(keeping.UNTRUSTED)
+
+    def quarantine_of(self, tenant_id: str) -> str:
+        """Why a tenant whose seat is held here is stopped; empty when it is not."""
+        return "" if tenant_id in self.desks else self.seating.quarantine_of(tenant_id)
 
     def desk(self, tenant_id: str) -> Desk:
         """The desk of a tenant. Raises as `check_seat`."""
@@ -265,6 +275,7 @@ class Floor:
             ]
         try:
             result = await self.commits.act(seats, work, drafts)
+            self.watchers.logs.publish(draft.tenant_id for draft in drafts)
             if act is not None:
                 act.taken = True
             return result
@@ -298,6 +309,7 @@ class Floor:
 
     def _committed(self, batch: Batch) -> None:
         self.watchers.publish(batch.changes.events)
+        self.watchers.logs.publish(draft.tenant_id for draft in batch.changes.drafts)
 
     def _set_alarm(self, desks: Iterable[Desk]) -> None:
         due_us = min((due for desk in desks if (due := desk.next_due_us())), default=None)

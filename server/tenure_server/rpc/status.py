@@ -67,6 +67,8 @@ TABLE: Mapping[type[errors.Refusal], Row] = {
     errors.RequestIdReused: Row(_C.ALREADY_EXISTS, _R.REASON_REQUEST_ID_REUSED),
     errors.RunClosed: Row(_C.FAILED_PRECONDITION, _R.REASON_RUN_CLOSED),
     errors.AgentReplaced: Row(_C.FAILED_PRECONDITION, _R.REASON_AGENT_REPLACED),
+    errors.RunsOpen: Row(_C.FAILED_PRECONDITION, _R.REASON_RUNS_OPEN),
+    errors.Quarantined: Row(_C.FAILED_PRECONDITION, _R.REASON_QUARANTINED),
     errors.QuotaExceeded: Row(_C.RESOURCE_EXHAUSTED, _R.REASON_QUOTA_EXCEEDED, retry=True),
     errors.SeatElsewhere: Row(_C.UNAVAILABLE, _R.REASON_SEAT_ELSEWHERE, retry=True),
     errors.StoreUnavailable: Row(_C.UNAVAILABLE, _R.REASON_STORE_UNAVAILABLE, retry=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import peewee
@@ -142,6 +142,26 @@ class Acts:
             query = table.delete().where(keys.in_(peewee.ValuesList(found)))
             self._database.execute(query)
         return len(found)
+
+    def add_signing_keys(self, chain: Sequence[str], known: int) -> list[str]:
+        """Adds the keys behind the first `known`, and gives all that are there now.
+
+        Those of another coordinator that was faster are left as they are.
+        """
+        table = tables.SigningKey
+        new = [
+            {"number": number, "text": text}
+            for number, text in enumerate(chain[known:], start=known + 1)
+        ]
+        self._database.execute(table.insert_many(new).on_conflict_ignore())
+        found = self._rows(table.select(table.text).order_by(table.number))
+        return [text for (text,) in found]
+
+    def add_checkpoints(self, checkpoints: Sequence[records.Checkpoint]) -> None:
+        """Keeps signed checkpoints; one of the same size is left as it is."""
+        table = tables.EvidenceCheckpoint
+        found = [rows.checkpoint_row(checkpoint) for checkpoint in checkpoints]
+        self._database.execute(table.insert_many(found).on_conflict_ignore())
 
     def _tenant_exists(self, tenant_id: str) -> bool:
         table = tables.Tenant
