@@ -25,6 +25,7 @@ from tenure.v1 import access_pb2, agents_pb2, payload_pb2, runs_pb2, tenants_pb2
 from tenure_client import payload, watching
 from tenure_client.channel import Tls
 from tenure_client.connection import Connection
+from tenure_client.evidence import Evidence
 from tenure_client.payload import ABSENT
 
 PAGE_SIZE = 1000
@@ -72,6 +73,11 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def evidence(self) -> Evidence:
+        """The log of evidence: entries, checkpoints, proofs, bundles."""
+        return Evidence(self._connection)
 
     # Tenants and keys
 

@@ -9,6 +9,8 @@ of gRPC: the standard library, `orjson` for the canonical form, `cryptography` f
 
     __main__                      the command: python -m tenure_evidence verify BUNDLE
        |
+       |     records  database    a database file: its logs, and its records against them
+       |          |
     verify      audit             a bundle, from the whole to the report; a whole log
        |          |
     entries       |               the entries of a bundle: each by itself, then in order

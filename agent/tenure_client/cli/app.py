@@ -41,6 +41,11 @@ COMMANDS = {
     "workflow": ("workflows", "workflow", "Register, validate, list and show workflows."),
     "run": ("runs", "run", "Start, list, show, watch and cancel runs."),
     "logs": ("runs", "logs", "Show what happened in a run, line by line."),
+    "evidence": (
+        "evidence",
+        "evidence",
+        "List, export, verify and audit what was done and refused.",
+    ),
     "agents": ("agents", "agents", "List the agents that serve the tenant."),
     "tenants": ("tenants", "tenants", "Make, list, show and change tenants."),
     "keys": ("keys", "keys", "Make, list and revoke API keys."),
@@ -115,6 +120,7 @@ def explain(error: Exception) -> tuple[str, int]:
     """Turns an error into a line for people and an exit code."""
     # Imported here: when these were not needed before, no error of theirs can have happened.
     from tenure_client.channel import ChannelError
+    from tenure_client.cli.proving import ProofError
     from tenure_client.errors import TenureError
     from tenure_client.graph import DefinitionError
     from tenure_client.payload import PayloadError
@@ -125,6 +131,8 @@ def explain(error: Exception) -> tuple[str, int]:
             return explain_refusal(error)
         case ChannelError() | DefinitionError() | PayloadError() | WorkflowFileError():
             return str(error), BAD_INPUT
+        case ProofError():
+            return str(error), FAILED
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return f"{where}{(error.strerror or str(error)).lower()}", FAILED
