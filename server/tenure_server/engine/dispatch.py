@@ -13,7 +13,7 @@ from tenure_server.engine.sessions import AgentSession
 
 #: Id of the key and name of the agent.
 AgentKey = tuple[str, str]
-#: What one act grants at most, about: its mandate goes with each frame that holds a lease of it.
+#: What one act grants at most: its mandate goes with each frame that holds a lease of it.
 GRANT_LEASES_MAX = 8192
 
 
@@ -117,7 +117,6 @@ class Dispatch:
         start = self._turn % len(hungry)
         hungry = hungry[start:] + hungry[:start]
         fed: dict[AgentSession, None] = {}
-        grants: dict[AgentSession, list[_Grant]] = {}
         while hungry:
             # Work is spread over the agents rather than heaped onto the first.
             share = min(max(1, ready // len(hungry)), GRANT_LEASES_MAX)
@@ -127,10 +126,11 @@ class Dispatch:
                 since = len(journal.events)
                 leases = fairness.grant(serving, session.agent, now_us, at_most=share)
                 if len(journal.events) > since:
-                    acts = grants.setdefault(session, [])
-                    if not acts or acts[-1].full:
-                        acts.append(_Grant(session))
-                    acts[-1].note(journal, since, leases)
+                    # An act of its own whenever agents take turns: so the entries of a run stand
+                    # in the order of its events.
+                    grant = _Grant(session)
+                    grant.note(journal, since, leases)
+                    grant.close(journal, now_us)
                 if leases:
                     session.pending.leases += leases
                     fed[session] = None
@@ -138,9 +138,6 @@ class Dispatch:
                     if session.agent.free > 0:
                         still.append(session)
             hungry = still if ready > 0 else []
-        for acts in grants.values():
-            for grant in acts:
-                grant.close(journal, now_us)
         return fed
 
     def tell(self, desk: Desk) -> Iterable[AgentSession]:
@@ -164,17 +161,12 @@ class Dispatch:
 
 
 class _Grant:
-    """What one agent was granted in a turn: one act, one mandate for each tenant."""
+    """What one agent was granted at once: one act, one mandate for each tenant."""
 
     def __init__(self, session: AgentSession) -> None:
         self._act = session.granting()
         self._happened: dict[str, list[int]] = {}
         self._leases: list[Lease] = []
-
-    @property
-    def full(self) -> bool:
-        """Whether what comes next is better an act of its own."""
-        return len(self._leases) >= GRANT_LEASES_MAX
 
     def note(self, journal: Journal, since: int, leases: Sequence[Lease]) -> None:
         """Adds what happened since an event."""
