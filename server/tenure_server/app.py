@@ -36,7 +36,13 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from tenure.v1 import agents_pb2_grpc, runs_pb2_grpc, tenants_pb2_grpc, workflows_pb2_grpc
+from tenure.v1 import (
+    agents_pb2_grpc,
+    evidence_pb2_grpc,
+    runs_pb2_grpc,
+    tenants_pb2_grpc,
+    workflows_pb2_grpc,
+)
 from tenure_server import logs, signing
 from tenure_server.bootstrap import bootstrap, write_private
 from tenure_server.config import (
@@ -57,6 +63,7 @@ from tenure_server.engine.settings import Settings, SystemClock
 from tenure_server.rpc import access
 from tenure_server.rpc.agents import Agents
 from tenure_server.rpc.doorway import Doorway, Streams
+from tenure_server.rpc.evidence import Evidence
 from tenure_server.rpc.gates import Chain
 from tenure_server.rpc.runs import Runs
 from tenure_server.rpc.tenants import Tenants
@@ -206,6 +213,7 @@ class Coordinator:
         agents_pb2_grpc.add_AgentsServicer_to_server(
             Agents(engine, root_key=keys.root_key, certificates=keys.certificates), server
         )
+        evidence_pb2_grpc.add_EvidenceServicer_to_server(Evidence(engine, store), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(_reflected(), server)
         channelz.add_channelz_servicer(server)

@@ -101,7 +101,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         tenant = await self._engine.read(lambda: self._reads.tenant(request.tenant_id))
         if tenant is None:
             raise errors.NotFound("tenant", request.tenant_id)
-        return tenants_pb2.GetTenantResponse(tenant=convert.tenant_message(tenant))
+        return tenants_pb2.GetTenantResponse(tenant=self._message(tenant))
 
     async def ListTenants(
         self, request: tenants_pb2.ListTenantsRequest, context: Context
@@ -113,7 +113,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         only = None if caller.is_operator else caller.tenant_ids
         found = await self._engine.read(lambda: self._reads.tenants(after, limit + 1, only))
         response = tenants_pb2.ListTenantsResponse(
-            tenants=[convert.tenant_message(tenant) for tenant in found[:limit]]
+            tenants=[self._message(tenant) for tenant in found[:limit]]
         )
         if len(found) > limit:
             cursor = [found[limit - 1].tenant_id]
@@ -255,6 +255,9 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         """Tells the caller who it is."""
         key = access.caller().key
         return tenants_pb2.GetCallerResponse(api_key=convert.api_key_message(key))
+
+    def _message(self, tenant: records.Tenant) -> tenants_pb2.Tenant:
+        return convert.tenant_message(tenant, self._engine.quarantine_of(tenant.tenant_id))
 
     @staticmethod
     def _logs(caller: access.Caller, key: records.ApiKey) -> Sequence[str]:
