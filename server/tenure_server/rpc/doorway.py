@@ -314,6 +314,8 @@ class _Passage:
         except (errors.Refusal, TimeoutError) as error:
             # It is refused all the same.
             log.warning("a refusal could not be written down", reason=str(error) or "it took long")
+        except Exception:
+            log.exception("a refusal could not be written down")
         else:
             refusal.facts["decision"] = decision
 
