@@ -13,7 +13,6 @@ from tenure_server.core import errors
 from tenure_server.core.leases import STOPPED, Lease, Success
 from tenure_server.core.lifecycle import Failure, RunState, Standing, Verdict
 from tenure_server.core.records import AgentPresence
-from tenure_server.engine import dispatch
 from tenure_server.engine.sessions import AgentSession, Renewal, Report
 
 Words = tuple[str, str, int, bytes]
@@ -79,22 +78,6 @@ async def test_work_is_spread_over_the_agents(house: House) -> None:
     await many(house, 10)
     await leased(one, 5)
     await leased(two, 5)
-
-
-async def test_an_act_grants_no_more_leases_than_its_mandate_can_carry(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And each lease knows its own act, and its place there."""
-    monkeypatch.setattr(dispatch, "GRANT_LEASES_MAX", 4)
-    await many(house, 10)
-    session = house.session(slots=10)
-    session.add_credits(10)
-    grants: dict[int, list[Lease]] = {}
-    for lease in await leased(session, 10):
-        assert lease.grant is not None
-        assert lease.event in lease.grant.events
-        grants.setdefault(lease.grant.index, []).append(lease)
-    assert sorted(len(leases) for leases in grants.values()) == [2, 4, 4]
 
 
 async def test_a_chain_hop_is_one_commit(house: House) -> None:
