@@ -143,6 +143,9 @@ class _Tenants(tenants_pb2_grpc.TenantsServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
 
+    async def DeleteTenant(self, request: Any, context: Context) -> Any:
+        raise NotImplementedError
+
     async def CreateTenant(self, request: Any, context: Context) -> Any:
         return await self._script.answer("CreateTenant", request, context)
 

@@ -64,6 +64,11 @@ class Answers:
         self._covered.discard(tenant_id)
         self._seen.pop(tenant_id, None)
 
+    def erase(self, tenant_id: str) -> None:
+        """Forgets everything of a tenant that is gone."""
+        self.close(tenant_id)
+        self._known.forget(lambda key: key[0] == tenant_id)
+
     def keep(
         self,
         tenant_id: str,

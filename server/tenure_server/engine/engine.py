@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import structlog
@@ -16,6 +17,7 @@ from tenure_server.core.evidence import INSTALLATION, Act
 from tenure_server.core.lifecycle import RunState
 from tenure_server.engine import starting
 from tenure_server.engine.answers import Answers, answer_row, answer_to, read_back
+from tenure_server.engine.closing import closed_for_good
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.keys import Keys
 from tenure_server.engine.logbook import Logbook
@@ -73,6 +75,10 @@ class Engine:
         self._strangers = Strangers(lambda act: self._floor.note(act, (INSTALLATION,)))
         #: What can be asked of the logs.
         self.logbook = Logbook(self._floor, store, self.read, notary)
+        #: Says where a call stands that chose no tenant; see `Logbook`.
+        self.log_of = self.logbook.log_of
+        #: Closes a tenant's desk while it is erased; see `closing`.
+        self.closed_for_good = partial(closed_for_good, self._floor)
         #: What agents may ask.
         self.work = Work(
             self._floor, store, read=self.read, workflow_by_digest=self.workflow_by_digest
@@ -114,23 +120,17 @@ class Engine:
         """Raises unless this coordinator decides for the tenant now."""
         self._floor.check_seat(tenant_id)
 
-    # -- evidence
-
     async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
         """Writes down an act by which nothing changed; see `Logbook.record`."""
         if not act.principal and not self._strangers.admits():
             return ""
         return await self.logbook.record(act, tenant_ids)
 
-    def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
-        """Where a call stands that chose no tenant; see `Logbook.log_of`."""
-        return self.logbook.log_of(tenant_ids)
+    # -- keys and cold changes
 
     def quarantine_of(self, tenant_id: str) -> str:
         """Why a tenant is stopped, in a sentence; empty when it is not, or not held here."""
         return self._floor.quarantine_of(tenant_id)
-
-    # -- keys and cold changes
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs work on a read-only connection in a reader thread."""
@@ -152,7 +152,9 @@ class Engine:
     async def mutate(
         self,
         *,
-        tenants: Sequence[str],
+        tenants: Sequence[str] = (),
+        seats: Mapping[str, int] | None = None,
+        logs: Sequence[str] = (),
         remember_under: str,
         request: records.Request | None,
         work: Callable[[Acts], bytes],
@@ -164,12 +166,17 @@ class Engine:
         What lets it take effect here is done `afterwards`, even when the caller has gone: it gets
         the bytes, or None when nobody knows whether the mutation was committed.
 
+        `seats` are those of tenants without a desk. `logs` are where it is written down, if not
+        with the tenants.
+
         Raises SeatElsewhere, RequestIdReused, StoreUnavailable, and whatever refusal `work` raises.
         """
-        seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
+        if seats is None:
+            seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
+        do = partial(self._floor.act, seats, act=act, logs=logs)
         async with self._answers.claim(remember_under, [request]) as found:
             if request is None or not request.request_id:
-                return await self._followed(self._floor.act(seats, work, act), bytes, afterwards)
+                return await self._followed(do(work), bytes, afterwards)
             if request.request_id in found:
                 known = _resolved(found[request.request_id])
                 return await self._followed(known, _response, afterwards)
@@ -180,7 +187,7 @@ class Engine:
                 acts.remember(remember_under, asked.request_id, answer, now_us)
                 return answer
 
-            doing = asyncio.ensure_future(self._floor.act(seats, work_and_remember, act))
+            doing = asyncio.ensure_future(do(work_and_remember))
             self._answers.keep(remember_under, doing, {asked.request_id: None})
             return await self._followed(doing, _response, afterwards)
 
@@ -230,6 +237,12 @@ class Engine:
                 self._floor.stir(desk)
             elif tenant is not None:
                 await self._floor.take_seats()
+
+    def forget_erased(self, tenant_id: str) -> None:
+        """Forgets all that is remembered of a tenant that is gone."""
+        self._registry.erase_tenant(tenant_id)
+        self._answers.erase(tenant_id)
+        self.logbook.notary.forget(tenant_id)
 
     # -- workflows
 

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import TypeVar
 
 import structlog
@@ -33,9 +40,6 @@ from tenure_server.store.database import Store
 from tenure_server.store.errors import SeatLost, StoreConflict, StoreFailed
 
 T = TypeVar("T")
-
-#: How long each step of stopping may take that waits for the store.
-STOP_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -78,6 +82,8 @@ class Floor:
         self._listeners: list[Callable[[bool], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking = asyncio.Lock()
+        #: Tenants whose desks stay closed although their seats are held.
+        self.erasing: set[str] = set()
         #: How often memory was thrown away.
         self._failures = 0
         self._recovering = False
@@ -115,7 +121,7 @@ class Floor:
             session.drain()
             session.pending.draining = True
             self.owe(session)
-        await _stopping(self.flushed(), "commit")
+        await keeping.step(self.flushed(), "commit")
         for session in self.dispatch.sessions():
             session.end(errors.Stopping("the coordinator is stopping"))
         self.watchers.end_all()
@@ -124,9 +130,9 @@ class Floor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._alarm is not None:
             self._alarm.cancel()
-        await _stopping(self.commits.settled(), "settle")
-        await _stopping(self.seating.release(), "release the seats")
-        await self.commits.close(STOP_SECONDS)
+        await keeping.step(self.commits.settled(), "settle")
+        await keeping.step(self.seating.release(), "release the seats")
+        await self.commits.close(keeping.STOP_SECONDS)
 
     def on_serving(self, callback: Callable[[bool], None]) -> None:
         """Wants to be told when commits begin or cease to be possible."""
@@ -161,12 +167,12 @@ class Floor:
         async with self._taking:
             failures = self._failures
             for seat in await self.seating.take(reclaim=reclaim):
-                if seat.tenant_id in self.desks:
+                if seat.tenant_id in self.desks or seat.tenant_id in self.erasing:
                     continue
                 stored = await self.seating.read(seat)
                 if failures != self._failures:
                     raise errors.StoreUnavailable("a commit failed while the work was read back")
-                if stored is None:
+                if stored is None or seat.tenant_id in self.erasing:
                     continue
                 desk = self.seating.open(seat, stored)
                 if desk is not None:
@@ -259,10 +265,15 @@ class Floor:
         await self.flush()
 
     async def act(
-        self, seats: Mapping[str, int], work: Callable[[Acts], T], act: Act | None = None
+        self,
+        seats: Mapping[str, int],
+        work: Callable[[Acts], T],
+        act: Act | None = None,
+        logs: Sequence[str] = (),
     ) -> T:
         """Runs a cold-path mutation in a transaction of its own, which is the act's own too: it
-        stands in the logs of the seats' tenants, or in the installation's where there are none.
+        stands in these logs; when none is named in those of the seats' tenants, or in the
+        installation's where there are none.
 
         Raises StoreUnavailable, and whatever refusal `work` raises.
         """
@@ -271,7 +282,7 @@ class Floor:
             now_us = self.now_us()
             drafts = [
                 Draft(act, tenant_id, now_us, self._laws(tenant_id).digest)
-                for tenant_id in seats or (INSTALLATION,)
+                for tenant_id in logs or seats or (INSTALLATION,)
             ]
         try:
             result = await self.commits.act(seats, work, drafts)
@@ -386,9 +397,13 @@ class Floor:
     def lose_seat(self, tenant_id: str) -> None:
         """Lets go of a tenant that another coordinator decides for now."""
         log.warning("another coordinator took the seat", tenant=tenant_id)
+        self.let_go(tenant_id)
+
+    def let_go(self, tenant_id: str) -> None:
+        """Closes a desk, and ends what goes on for its tenant."""
         desk = self.desks.pop(tenant_id, None)
         if desk is None:
-            return  # memory was thrown away meanwhile
+            return  # memory was thrown away meanwhile, or there was none
         self._dirty.discard(desk)
         for lease in desk.leases.values():
             lease.agent.leases.pop(lease.key, None)
@@ -419,17 +434,6 @@ class Floor:
         self.serving = serving
         for listener in self._listeners:
             listener(serving)
-
-
-async def _stopping(step: Awaitable[None], name: str) -> None:
-    """A step of stopping. Whatever becomes of it, the next one follows."""
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await step
-    except TimeoutError:
-        log.warning("the store did not answer in time, stopping without", step=name)
-    except Exception as error:  # noqa: BLE001 - the process ends either way
-        log.warning("the store could not, stopping without", step=name, reason=str(error))
 
 
 def _delivery(session: AgentSession) -> Effect:

@@ -66,6 +66,11 @@ class Seating:
         """Why a tenant is stopped, although its seat is held here. Empty: it is not."""
         return self._quarantine.get(tenant_id, (0, ""))[1]
 
+    def term_of_quarantined(self, tenant_id: str) -> int | None:
+        """The term of the seat of a tenant that is stopped; None when it is not."""
+        found = self._quarantine.get(tenant_id)
+        return None if found is None else found[0]
+
     @property
     def trusted(self) -> bool:
         """Whether nobody else can have taken a seat that is held here.

@@ -92,11 +92,9 @@ def nodes(length: int) -> Node:
     )
     # A join, because older versions of SQLite do not use the key for pairs in a list.
     asked = CTE("asked", ValuesList(list(places)), columns=("level", "position"))
-    return (
-        _of_log(_NODE, [_NODE.level, _NODE.position, _NODE.hash])
-        .join(asked, on=(_NODE.level == asked.c.level) & (_NODE.position == asked.c.position))
-        .with_cte(asked)
-    )
+    same = (_NODE.level == asked.c.level) & (_NODE.position == asked.c.position)
+    query = _of_log(_NODE, [_NODE.level, _NODE.position, _NODE.hash]).join(asked, on=same)
+    return query.with_cte(asked)  # type: ignore[no-any-return]
 
 
 #: A stretch of one level.

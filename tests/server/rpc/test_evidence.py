@@ -13,7 +13,14 @@ import grpc.aio
 import pytest
 from tests.conftest import Calls, LiveCoordinator, serving
 
-from tenure.v1 import agents_pb2, evidence_pb2, evidence_pb2_grpc, runs_pb2, workflows_pb2
+from tenure.v1 import (
+    agents_pb2,
+    evidence_pb2,
+    evidence_pb2_grpc,
+    runs_pb2,
+    tenants_pb2,
+    workflows_pb2,
+)
 from tenure_evidence import tree, verify
 from tenure_evidence.audit import LogEntry, audit
 from tenure_evidence.keys import Chain
@@ -229,17 +236,7 @@ async def test_a_whole_log_passes_an_audit(house: LiveCoordinator) -> None:
     await ended_run(house)
     chain = await chain_of(house)
     for caller, tenant in (("viewer", "alpha"), ("operator", "")):
-        service = evidence(house, caller)
-        note = await service.GetCheckpoint(evidence_pb2.GetCheckpointRequest())
-        found = await all_entries(service, with_items=True)
-        report = audit(
-            [LogEntry(index=it.index, entry=it.entry, items=list(it.items)) for it in found],
-            tenant=tenant,
-            chain=chain,
-            checkpoints=[note.checkpoint],
-        )
-        assert report.faults == ()
-        assert report.checkpoints == 1
+        await _audited(house, caller, tenant, chain)
 
 
 async def test_nobody_sees_another_tenants_evidence(house: LiveCoordinator) -> None:
@@ -295,3 +292,68 @@ async def _drained(stream: Any) -> None:
     """Reads a stream to its end."""
     while await stream.read() is not grpc.aio.EOF:
         pass
+
+
+async def test_an_erased_tenant_leaves_nothing_but_a_word_in_the_installations_log(
+    house: LiveCoordinator,
+) -> None:
+    """Size and root of its log; the logs of others stay whole, and its name can be given again."""
+    operator, tenants = evidence(house, "operator"), house.calls("operator").tenants
+    await ended_run(house, "beta")
+    run_id = await ended_run(house)
+    chain = await chain_of(house)
+    bundle = await exported(house, "viewer", run_id)
+    request = tenants_pb2.DeleteTenantRequest(tenant_id="beta", request_id="erase")
+    erased = await tenants.DeleteTenant(request)
+    assert await tenants.DeleteTenant(request) == erased
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await tenants.GetTenant(tenants_pb2.GetTenantRequest(tenant_id="beta"))
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await house.calls("beta/viewer").runs.ListRuns(runs_pb2.ListRunsRequest())
+    assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    [entry, *_] = await all_entries(operator, kind="tenant.delete")
+    assert json.loads(entry.entry)["subject"] == {
+        "tenant": "beta",
+        "size": str(erased.log_size),
+        "root": erased.log_root.hex(),
+    }
+    assert erased.log_size > 10
+    for caller, tenant in (("viewer", "alpha"), ("operator", "")):
+        await _audited(house, caller, tenant, chain)
+    assert verify.verify(await exported(house, "viewer", run_id)).findings == ()
+    assert verify.verify(bundle, chain.keys[0].text).findings == ()
+    await tenants.CreateTenant(tenants_pb2.CreateTenantRequest(tenant_id="beta"))
+    house.secrets["beta/viewer"] = await house.make_key("viewer", tenants=("beta",))
+    again = await house.calls("beta/viewer").workflows.ListWorkflows(
+        workflows_pb2.ListWorkflowsRequest()
+    )
+    assert not again.workflows
+    await _audited(house, "beta/viewer", "beta", chain)
+
+
+async def test_a_tenant_with_open_runs_is_not_erased(house: LiveCoordinator) -> None:
+    """And goes on to be served."""
+    await ended_run(house)
+    calls = house.calls("submitter")
+    started = await calls.runs.StartRun(runs_pb2.StartRunRequest(workflow="fan"))
+    tenants = house.calls("operator").tenants
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await tenants.DeleteTenant(tenants_pb2.DeleteTenantRequest(tenant_id="alpha"))
+    assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    await calls.runs.GetRun(runs_pb2.GetRunRequest(run_id=started.run_id))
+
+
+async def _audited(house: LiveCoordinator, caller: str, tenant: str, chain: Chain) -> None:
+    """Audits a whole log, with a checkpoint of just now."""
+    service = evidence(house, caller)
+    note = await service.GetCheckpoint(evidence_pb2.GetCheckpointRequest())
+    found = await all_entries(service, with_items=True)
+    report = audit(
+        [LogEntry(index=it.index, entry=it.entry, items=list(it.items)) for it in found],
+        tenant=tenant,
+        chain=chain,
+        checkpoints=[note.checkpoint],
+    )
+    assert report.faults == ()
+    assert report.checkpoints == 1
