@@ -211,13 +211,15 @@ class Coordinator:
         return notary
 
     def _add_services(self) -> None:
-        server, engine, store = self._server, self.engine, self.store
+        server, engine, store, keys = self._server, self.engine, self.store, self.signing.keys
         tenants_pb2_grpc.add_TenantsServicer_to_server(
             Tenants(engine, store, self._streams), server
         )
         workflows_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(engine, store), server)
         runs_pb2_grpc.add_RunsServicer_to_server(Runs(engine, store), server)
-        agents_pb2_grpc.add_AgentsServicer_to_server(Agents(engine), server)
+        agents_pb2_grpc.add_AgentsServicer_to_server(
+            Agents(engine, root_key=keys.root_key, certificates=keys.certificates), server
+        )
         constitution_pb2_grpc.add_ConstitutionServicer_to_server(
             Constitution(engine, self._chain.rules), server
         )
