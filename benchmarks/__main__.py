@@ -21,7 +21,16 @@ from benchmarks import calibration, results, stores
 from benchmarks.plan import Plan
 from benchmarks.processes import ProcessError
 from benchmarks.results import Figure
-from benchmarks.scenarios import backlog, chains, fan_out, idle, latency, restart, traces
+from benchmarks.scenarios import (
+    backlog,
+    chains,
+    evidence,
+    fan_out,
+    idle,
+    latency,
+    restart,
+    traces,
+)
 from benchmarks.verification import WrongHistoryError
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +56,7 @@ SCENARIOS = {
     restart.NAME: Scenario(restart.measure, 600),
     traces.NAME: Scenario(traces.measure, 900),
     idle.NAME: Scenario(idle.measure, 180),
+    evidence.NAME: Scenario(evidence.measure, 600),
 }
 
 

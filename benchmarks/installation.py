@@ -17,6 +17,7 @@ from tenure_client import channel
 TENANT = "bench"
 AGENT = "bench"
 SLOTS = 256
+COORDINATOR = "tenure_server"
 
 #: Gives the URL of a fresh, empty store, for an installation in a directory.
 NewStore = Callable[[Path], str]
@@ -40,9 +41,11 @@ class Usage:
 class Installation:
     """One coordinator, at most one agent. Make it with `installed`."""
 
-    def __init__(self, folder: Path, store: str) -> None:
+    def __init__(self, folder: Path, store: str, program: str = COORDINATOR) -> None:
+        """`program` is the module that the coordinator is started with."""
         self.folder = folder
         self.store = store
+        self._program = program
         self.coordinator = Child("coordinator", folder)
         self.agent = Child("agent", folder)
         self.address = ""
@@ -55,7 +58,7 @@ class Installation:
     def spawn_coordinator(self) -> None:
         """Starts it without waiting until it serves."""
         self.coordinator.spawn(
-            "tenure_server",
+            self._program,
             *("serve", "--store", self.store, "--listen", self.address or "127.0.0.1:0"),
             *("--bootstrap", str(self._credentials), "--bootstrap-tenant", TENANT),
         )
@@ -114,10 +117,10 @@ class Installation:
 
 
 @contextlib.asynccontextmanager
-async def installed(new_store: NewStore) -> AsyncIterator[Installation]:
+async def installed(new_store: NewStore, program: str = COORDINATOR) -> AsyncIterator[Installation]:
     """An installation whose coordinator serves. Everything of it is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="tenure-bench-"))
-    installation = Installation(folder, new_store(folder))
+    installation = Installation(folder, new_store(folder), program)
     try:
         await installation.start_coordinator()
         yield installation

@@ -18,6 +18,8 @@ STOP_SECONDS_MAX = 60.0
 _LOOK_SECONDS = 0.005
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+#: Where `benchmarks` is found: some of what is measured is in it.
+_ROOT = str(Path(__file__).parents[1])
 #: Settings of somebody's coordinator must not leak into the one that is measured.
 _FOREIGN_PREFIX = "TENURE_SERVER_"
 
@@ -130,7 +132,9 @@ def cpu_seconds(stat: str) -> float:
 
 
 def _environment(mine: Mapping[str, str]) -> dict[str, str]:
-    return {word: text for word, text in mine.items() if not word.startswith(_FOREIGN_PREFIX)}
+    kept = {word: text for word, text in mine.items() if not word.startswith(_FOREIGN_PREFIX)}
+    paths = [path for path in (kept.get("PYTHONPATH"), _ROOT) if path]
+    return kept | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 async def _until(holds: Callable[[], bool], seconds: float) -> bool:
