@@ -94,9 +94,10 @@ async def compare(peer: Peer, scale: Scale) -> list[Figure]:
             ours = Ours(house, load, tasks)
             await ours.start()
             await _warm_up(theirs)
+            sides: tuple[Ours | Running, ...] = (ours, theirs)
             for _ in range(scale.rounds):
                 for what, count in orders.items():
-                    for side, it in enumerate((ours, theirs)):
+                    for side, it in enumerate(sides):
                         seconds = await it.order(what, count)
                         took[what][side].append(statistics.median(seconds))
                         if what == "latency":
