@@ -62,6 +62,7 @@ class Installation:
         self.coordinator.spawn(
             self._program,
             *("serve", "--store", self.store, "--listen", self.address or "127.0.0.1:0"),
+            *("--signing-key", str(self.folder / "signing-key.json")),
             *("--bootstrap", str(self._credentials), "--bootstrap-tenant", TENANT),
         )
 
