@@ -17,6 +17,7 @@ from tenure_server.core import journal
 from tenure_server.core.evidence import INSTALLATION, Draft, entry_bytes
 from tenure_server.store import statements, tables
 from tenure_server.store.backend import Backend
+from tenure_server.store.items import packed
 
 #: Signs the entry of a grant for agents: the hash of the key that signs now, and its signature.
 Sign = Callable[[bytes], tuple[bytes, bytes]]
@@ -121,7 +122,7 @@ class Ledger:
                 act.correlation_id,
                 _standing(draft),
                 entry,
-                b"[" + b",".join(items) + b"]" if items else None,
+                packed(items) if items else None,
                 None if act.facts is None else orjson.dumps(act.facts),
             )
         )
