@@ -104,10 +104,11 @@ def test_every_part_of_an_article_is_part_of_the_digest(key: str) -> None:
 
 
 def test_the_effective_digest_depends_on_both_and_on_which_is_which() -> None:
+    a, b, empty = (article.Constitution(description=text) for text in ("a", "b", ""))
     found = {
         article.effective_digest(platform, tenant)
-        for platform in ("a", "b")
-        for tenant in ("a", "b", None, "")
+        for platform in (a, b)
+        for tenant in (a, b, None, empty)
     }
     assert len(found) == 8
 

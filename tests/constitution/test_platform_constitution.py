@@ -82,10 +82,13 @@ def test_plain_leases_and_results_pass() -> None:
     assert objections(Point.SETTLE, failed) == []
 
 
-def test_a_result_says_one_thing() -> None:
-    for ok, code in ((True, "X"), (False, "")):
-        act = LEASE | {"result": {"ok": ok, "code": code, "output_bytes": 0}}
-        assert objections(Point.SETTLE, act) == ["results-say-one-thing"]
+def test_a_success_has_no_code_and_a_failure_without_one_is_warned_of() -> None:
+    success = LEASE | {"result": {"ok": True, "code": "X", "output_bytes": 0}}
+    assert objections(Point.SETTLE, success) == ["results-say-one-thing"]
+    assert JUDGE.judge(Point.SETTLE, success).result is DENY
+    failure = LEASE | {"result": {"ok": False, "code": "", "output_bytes": 0}}
+    assert objections(Point.SETTLE, failure) == ["failures-have-a-code"]
+    assert JUDGE.judge(Point.SETTLE, failure).result is WARN
 
 
 def test_an_operator_and_nothing_else_does_not_touch_the_work_of_tenants() -> None:

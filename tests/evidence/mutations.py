@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tests.evidence import synthetic
+
 from tenure_evidence import bundle, keys
 from tenure_evidence.canonical import canonical, checked, read
-from tests.evidence import synthetic
 
 #: A statement as JSON.
 Statement = dict[str, Any]

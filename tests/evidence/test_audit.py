@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.evidence import synthetic
+
 from tenure_evidence import keys, tree
 from tenure_evidence.audit import Audit, LogEntry, audit
 from tenure_evidence.canonical import checked, read
-from tests.evidence import synthetic
 
 CHAIN = keys.Chain.read(synthetic.ROOT.verifier.text, synthetic.CERTIFICATES)
 LOG = synthetic.diamond_log()

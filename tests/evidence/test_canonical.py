@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tenure_evidence import digests
 from tenure_evidence.canonical import (
     NUMBER_MAX,

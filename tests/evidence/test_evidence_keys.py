@@ -7,6 +7,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
+
 from tenure_evidence import keys, notes, tree
 from tenure_evidence.signing import KeyFileInvalid, SigningKey, SigningKeys
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from tenure_evidence import keys, mandate, notes, tree
 from tenure_evidence.canonical import canonical, read
 from tenure_evidence.digests import given_digest, payload_digest

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.evidence import mutations, synthetic
+
 from tenure_evidence import bundle, sequence
 from tenure_evidence.canonical import canonical, read
 from tenure_evidence.report import Report
 from tenure_evidence.verify import verify
-from tests.evidence import mutations, synthetic
 
 KEY = synthetic.ROOT.verifier.text
 MUTATIONS = list(mutations.all_mutations())

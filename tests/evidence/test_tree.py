@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tenure_evidence import tree
 
 #: The leaves and roots that all implementations of Certificate Transparency are tried with.

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tenure_evidence
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tests.evidence import synthetic
+
+import tenure_evidence
 from tenure_evidence import bundle, digests
 from tenure_evidence.__main__ import main
 from tenure_evidence.canonical import hash_text
 from tenure_evidence.verify import verify
-from tests.evidence import synthetic
 
 KEY = synthetic.ROOT.verifier.text
 DEFINITION = synthetic.definition_of(synthetic.DIAMOND)

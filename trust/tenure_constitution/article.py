@@ -27,6 +27,8 @@ import orjson
 
 from tenure_constitution import document
 from tenure_constitution.laws import Effect, Law, Perspective, Point, Word
+from tenure_evidence.canonical import hash_text
+from tenure_evidence.digests import constitution_digest
 
 ARTICLES_MAX = 100
 EXPRESSION_BYTES_MAX = 2000
@@ -122,10 +124,13 @@ def platform_default() -> Constitution:
     return read(text, origin="platform.yaml")
 
 
-def effective_digest(platform_digest: str, tenant_digest: str | None) -> str:
-    """The digest of both constitutions that an act was judged under, the tenant's if it has one."""
-    value = {"platform": platform_digest, "tenant": tenant_digest}
-    return _digest(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+def effective_digest(platform: Constitution, tenant: Constitution | None) -> str:
+    """The digest of both constitutions that an act was judged under, the tenant's if it has one.
+
+    As it stands in entries and items of evidence; see `docs/evidence-format.md`.
+    """
+    beneath = b"" if tenant is None else tenant.canonical()
+    return hash_text(constitution_digest(platform.canonical(), beneath))
 
 
 def check_beneath(platform: Constitution, tenant: Constitution) -> None:

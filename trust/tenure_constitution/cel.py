@@ -89,7 +89,7 @@ class _CelProgram:
 def _fact(fact: Fact, given: Mapping[str, Mapping[str, Any]]) -> Any:
     try:
         value = given[fact.root][fact.name]
-    except KeyError:
+    except (KeyError, TypeError):
         raise CannotTell(f"{fact.path} is not given") from None
     if (problem := facts.problem_of(fact, value)) is not None:
         raise CannotTell(f"{fact.path} {problem}")

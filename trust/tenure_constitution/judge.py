@@ -88,7 +88,7 @@ class Judge:
         evaluator = evaluator or cel.CelEvaluator()
         articles = (*platform.articles, *(tenant.articles if tenant else ()))
         #: The digest of both constitutions together, as runs and evidence record it.
-        self.digest = effective_digest(platform.digest(), tenant.digest() if tenant else None)
+        self.digest = effective_digest(platform, tenant)
         # By number, which is quicker than by member.
         self._dockets: list[_Docket | None] = [None] * (max(Point) + 1)
         for point in Point:

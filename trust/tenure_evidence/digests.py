@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from tenure_evidence.canonical import framed_hash
 
+#: Of an agent that is given nothing, as most tasks of a large fan-out are.
+_NOTHING = framed_hash()
+
 
 def payload_digest(data: bytes, content_type: str) -> bytes:
     """The digest of a payload: its bytes and its media type. Gives 32 bytes."""
@@ -26,6 +29,8 @@ def given_digest(
     `upstream` has the key and the output's digest of each upstream task that has an output, in
     whatever order.
     """
+    if task_input is None and run_input is None and not upstream and checkpoint is None:
+        return _NOTHING
     parts: list[bytes] = []
     if task_input is not None:
         parts += (b"input", task_input)

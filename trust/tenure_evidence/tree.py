@@ -26,6 +26,13 @@ def leaf_hash(data: bytes) -> bytes:
     return _sha256(b"\x00" + data).digest()
 
 
+def leaf_hashes(leaves: Iterable[bytes]) -> list[bytes]:
+    """The hashes of many leaves."""
+    # Inlined, as in the rows above: a coordinator makes tens of thousands a second.
+    sha256 = _sha256
+    return [sha256(b"\x00" + leaf).digest() for leaf in leaves]
+
+
 def node_hash(left: bytes, right: bytes) -> bytes:
     """The hash of an inner node: H(0x01 || left || right)."""
     return _sha256(b"\x01" + left + right).digest()
@@ -211,7 +218,11 @@ def verify_consistency(
 
 def _row_above(row: list[bytes]) -> list[bytes]:
     # The last node of an odd row has no sibling and goes up as it is.
-    above = [node_hash(row[i], row[i + 1]) for i in range(0, len(row) - 1, 2)]
+    sha256 = _sha256
+    above = [
+        sha256(b"\x01" + left + right).digest()
+        for left, right in zip(row[0::2], row[1::2], strict=False)
+    ]
     if len(row) & 1:
         above.append(row[-1])
     return above

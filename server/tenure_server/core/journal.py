@@ -105,7 +105,6 @@ EVENT_COLUMNS = (
     "agent",
     "code",
     "message",
-    "digest",  # of the result, or of what a lease was given; None for other events
     "entry_index",  # the evidence of the act that caused it; None when none is kept
 )
 #: A mutation that was answered; keyed by (tenant_id, request_id).

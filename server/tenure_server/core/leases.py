@@ -104,7 +104,7 @@ class Lease:
         #: What the handler last said: how far it is, 0 to 1, and what it does. Memory only.
         self.progress: tuple[float, str] | None = None
         self.upstream = upstream or {}
-        #: The act that granted it, and the number of its event in the journal then. None: read back.
+        #: The act that granted it, and its event in the journal then. None: it was read back.
         self.grant: Draft | None = None
         self.event = -1
         self.grant_us = 0

@@ -354,7 +354,19 @@ class LiveRun:
         """Notes an event of the whole run."""
         self.sequence = sequence = self.sequence + 1
         journal.events.append(
-            (self.tenant_id, self.run_id, sequence, now_us, int(kind), "", 0, 0, "", "", message, None)
+            (
+                self.tenant_id,
+                self.run_id,
+                sequence,
+                now_us,
+                int(kind),
+                "",
+                0,
+                0,
+                "",
+                "",
+                message,
+            )
         )
         if not journal.keeps_evidence:
             return
@@ -403,7 +415,6 @@ class LiveRun:
                 facts.agent,
                 code,
                 message,
-                result,
             )
         )
         if not journal.keeps_evidence:
@@ -453,7 +464,6 @@ class LiveRun:
                 facts.agent,
                 "",
                 "",
-                given,
             )
         )
         if given is not None:

@@ -60,7 +60,7 @@ def tell(told: Iterable[Line]) -> None:
 
 
 def _fields(row: Row, changes: Changes, desks: Mapping[str, Desk]) -> dict[str, object]:
-    tenant_id, run_id, _, _, _, task_key, attempt, term, agent, code, message = row[:11]
+    tenant_id, run_id, _, _, _, task_key, attempt, term, agent, code, message = row
     fields: dict[str, object] = {
         "tenant": tenant_id,
         "run_id": run_id,

@@ -92,6 +92,7 @@ class Engine:
         """Tells the agents, lets what is under way commit, and gives the seats back."""
         if self._following:
             await asyncio.wait(self._following)
+        self.logbook.stop()
         await self._floor.stop()
         await self._keys.stop()
         self._readers.shutdown()

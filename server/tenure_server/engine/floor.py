@@ -207,6 +207,7 @@ class Floor:
         for tenant_id in tenant_ids:
             self._under(tenant_id)
             happened[tenant_id] = ()
+        self.commits.ask()
         return self.journal.draft(act, happened, self.now_us())
 
     def _under(self, tenant_id: str) -> None:

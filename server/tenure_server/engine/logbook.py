@@ -11,6 +11,7 @@ from tenure_server.engine import log_watch, notary
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.inspection import LogBroken
 from tenure_server.engine.notary import Notary
+from tenure_server.engine.strangers import Strangers
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.evidence_reads import EvidenceReads
@@ -31,11 +32,16 @@ class Logbook:
         self._floor = floor
         self._store = store
         self._notary = signer
+        self._strangers = Strangers(lambda act: floor.note(act, (INSTALLATION,)))
 
     def start(self) -> None:
         """Has the logs signed now and then."""
         if self._notary is not None:
             self._floor.spawn(notary.keep_signed(self._notary, self, lambda: self._floor.desks))
+
+    def stop(self) -> None:
+        """Writes down what was only counted up to now."""
+        self._strangers.close()
 
     @property
     def notary(self) -> Notary:
@@ -59,6 +65,8 @@ class Logbook:
         decision's id, empty when no evidence is kept. Raises SeatElsewhere, Quarantined,
         StoreUnavailable.
         """
+        if not act.principal and not self._strangers.admits():
+            return ""
         if len(tenant_ids) > 1:
             # A call for several tenants goes on for those whose logs are sound.
             sound = [name for name in tenant_ids if not self._floor.quarantine_of(name)]

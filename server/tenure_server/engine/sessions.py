@@ -85,6 +85,9 @@ class Host(Protocol):
     def now_us(self) -> int:
         """The time."""
 
+    def check_seat(self, tenant_id: str) -> None:
+        """Raises unless this coordinator decides for the tenant now."""
+
     def mark(self) -> int:
         """Where an act begins."""
 
@@ -152,11 +155,13 @@ class AgentSession:
         """Writes down what is said inside as one act, if anything follows from it.
 
         `named` has the tenants in whose logs it stands in any case. Inside of another act it is
-        part of that one.
+        part of that one. Raises SeatElsewhere before anything is said, when one is not held here.
         """
         if self._is_acting:
             yield
             return
+        for tenant_id in named:
+            self._host.check_seat(tenant_id)
         since = self._host.mark()
         self._is_acting = True
         try:
@@ -204,26 +209,40 @@ class AgentSession:
 
     def settle(self, run_id: str, task_key: str, term: int, token: bytes, end: End) -> None:
         """Takes the end of an attempt; the outcome goes out after its commit."""
+        self.settle_all([Report((run_id, task_key, term, token), end)])
+
+    def settle_all(self, reports: Sequence[Report]) -> None:
+        """Takes the ends of attempts, as one act; their outcomes go out after its commit."""
         with self.acting("lease.settle"):
-            verdict = self.verdict_on(run_id, task_key, term, token, end)
-        if verdict is None:
-            self._host.recall(self, Report((run_id, task_key, term, token), end))
-            return
-        self.pending.outcomes.append((run_id, task_key, term, verdict))
+            verdicts = self.verdicts_on(reports)
+        outcomes = self.pending.outcomes
+        for report, verdict in zip(reports, verdicts, strict=True):
+            if verdict is None:
+                self._host.recall(self, report)
+            else:
+                run_id, task_key, term, _ = report.ref
+                outcomes.append((run_id, task_key, term, verdict))
         self._host.owe(self)
 
-    def verdict_on(
-        self, run_id: str, task_key: str, term: int, token: bytes, end: End
-    ) -> Verdict | None:
-        """Takes the end of an attempt. None: only the store can judge it."""
+    def verdicts_on(self, reports: Sequence[Report]) -> list[Verdict | None]:
+        """Takes the ends of attempts. None: only the store can judge it."""
         self.seen_us = now_us = self._host.now_us()
-        for desk in self._host.desks_of(self.tenant_ids):
-            if run_id in desk.runs:
-                holder = self.key.api_key_id
-                verdict = desk.settle(run_id, task_key, term, token, end, holder, now_us)
-                self._host.stir(desk)
-                return verdict
-        return None
+        desks = self._host.desks_of(self.tenant_ids)
+        holder = self.key.api_key_id
+        touched: dict[Desk, None] = {}
+        verdicts: list[Verdict | None] = []
+        for report in reports:
+            run_id, task_key, term, token = report.ref
+            verdict = None
+            for desk in desks:
+                if run_id in desk.runs:
+                    touched[desk] = None
+                    verdict = desk.settle(run_id, task_key, term, token, report.end, holder, now_us)
+                    break
+            verdicts.append(verdict)
+        for desk in touched:
+            self._host.stir(desk)
+        return verdicts
 
     def give_back(self, run_id: str, task_key: str, term: int, token: bytes) -> None:
         """Takes back a lease that will not be executed."""

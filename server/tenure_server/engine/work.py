@@ -73,7 +73,8 @@ class Work:
         dispatch.join(session)
         for ref in hello.held:
             session.renew(Renewal(ref))
-        self._floor.close_act(session.act, since, tenant_ids)
+        self._floor.close_act(session.act.again(), since, tenant_ids)
+        session.act.taken = True
         return session
 
     async def lease_tasks(
@@ -88,9 +89,7 @@ class Work:
         act: Act | None = None,
     ) -> list[Lease]:
         """Grants leases without a stream; they count as accepted. Waits for the first one."""
-        session = self._voice(
-            key, tenant_ids, act, agent=agent, kinds=kinds, slots=max_leases
-        )
+        session = self._voice(key, tenant_ids, act, agent=agent, kinds=kinds, slots=max_leases)
         self._floor.dispatch.call(session)
         session.add_credits(max_leases)
         try:
@@ -138,7 +137,7 @@ class Work:
         """Takes results and says what became of each, after the commit."""
         session = self._voice(key, tenant_ids, act)
         since = self._floor.mark()
-        verdicts = [session.verdict_on(*report.ref, report.end) for report in results]
+        verdicts = session.verdicts_on(results)
         self._floor.close_act(session.act, since, tenant_ids)
         await self._floor.flushed()
         outcomes = []

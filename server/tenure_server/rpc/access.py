@@ -227,6 +227,6 @@ def _carries_request_id(message: Descriptor) -> bool:
 
 
 def _parts(message: Descriptor) -> Iterator[Descriptor]:
-    for field in message.fields:
-        if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type is not None:
-            yield field.message_type
+    for item in message.fields:
+        if item.type == FieldDescriptor.TYPE_MESSAGE and item.message_type is not None:
+            yield item.message_type

@@ -26,6 +26,8 @@ from tenure_server.store.errors import StoreFailed
 
 #: How often a stream's key is looked at between messages: the net under `Streams.end`.
 STREAM_CHECK_SECONDS = 1.0
+#: How long a refusal waits for its evidence: a caller is not to hang with a store that does.
+REFUSAL_SECONDS = 3.0
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -268,9 +270,10 @@ class _Passage:
             raise errors.FieldsInvalid([("request", "does not parse")]) from None
 
     def _parsed_large(self, raw: bytes) -> tuple[Message, str]:
+        digest = digest_text(raw)
         message = self._parsed(raw)
         sizes.check(message)
-        return message, digest_text(raw)
+        return message, digest
 
     async def _pour(self, call: Call, responses: Any, context: Context) -> None:
         """Sends what a handler yields, once it is written down that it was asked for.
@@ -304,12 +307,15 @@ class _Passage:
         act = call.act.again() if call.act.taken else call.act
         act.refusal = status.reason_name(refusal)
         try:
-            decision = await desk.record(act, call.logs(desk))
+            async with asyncio.timeout(REFUSAL_SECONDS):
+                decision = await desk.record(act, call.logs(desk))
         except errors.Quarantined:
             log.debug("a refusal was not written down: its log is broken")
-        except errors.Refusal as error:
+        except (errors.Refusal, TimeoutError) as error:
             # It is refused all the same.
-            log.warning("a refusal could not be written down", reason=error.message)
+            log.warning("a refusal could not be written down", reason=str(error) or "it took long")
+        except Exception:
+            log.exception("a refusal could not be written down")
         else:
             refusal.facts["decision"] = decision
 

@@ -76,10 +76,17 @@ def hear(session: AgentSession, frame: agents_pb2.WorkRequest) -> None:
     Results go before credits, so that what they free can be granted in the same breath.
     """
     said_renewals = renewals(frame.renewals) if frame.renewals else ()
-    ends = [_end(item, index) for index, item in enumerate(frame.results)]
+    ends = reports(frame.results)
     named = _tenants_named(session, frame) if frame.results or frame.returns else ()
     with session.acting(_kind(frame), named):
-        _hear(session, frame, said_renewals, ends)
+        for lease in frame.accepts:
+            session.accept(lease.run_id, lease.task_key, lease.term, lease.token)
+        for renewal in said_renewals:
+            session.renew(renewal)
+        if ends:
+            session.settle_all(ends)
+        for lease in frame.returns:
+            session.give_back(lease.run_id, lease.task_key, lease.term, lease.token)
     if frame.draining:
         session.drain()
     elif frame.credits:
@@ -104,23 +111,6 @@ def _tenants_named(session: AgentSession, frame: agents_pb2.WorkRequest) -> Sequ
         for tenant_id in session.tenant_ids
         if any(ids.belongs(run_id, tenant_id) for run_id in refs)
     ]
-
-
-def _hear(
-    session: AgentSession,
-    frame: agents_pb2.WorkRequest,
-    said_renewals: Sequence[Renewal],
-    ends: Sequence[Success | Failure | Stopped],
-) -> None:
-    for lease in frame.accepts:
-        session.accept(lease.run_id, lease.task_key, lease.term, lease.token)
-    for renewal in said_renewals:
-        session.renew(renewal)
-    for result, end in zip(frame.results, ends, strict=True):
-        lease = result.lease
-        session.settle(lease.run_id, lease.task_key, lease.term, lease.token, end)
-    for lease in frame.returns:
-        session.give_back(lease.run_id, lease.task_key, lease.term, lease.token)
 
 
 def _renewal(message: agents_pb2.Renewal, index: int) -> Renewal:

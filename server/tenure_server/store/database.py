@@ -24,9 +24,7 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 class Store:
     """An open store. Make it with `open_store`."""
 
-    def __init__(
-        self, backend: Backend, holder: str, address: str, sign: Sign = unsigned
-    ) -> None:
+    def __init__(self, backend: Backend, holder: str, address: str, sign: Sign = unsigned) -> None:
         self.backend = backend
         self.holder = holder
         self.address = address

@@ -138,7 +138,6 @@ EVENT_COLUMNS = (
     _EVENT.agent,
     _EVENT.code,
     _EVENT.message,
-    _EVENT.digest,
     _EVENT.entry_index,
 )
 #: The events of a run with what ties them to the log.

@@ -14,7 +14,7 @@ import orjson
 from peewee import Node
 
 from tenure_evidence import tree
-from tenure_evidence.canonical import canonical, hash_text
+from tenure_evidence.canonical import canonical
 from tenure_server.core import records
 from tenure_server.store import evidence_queries as queries
 from tenure_server.store import statements, tables
@@ -211,7 +211,6 @@ def _entry(row: tuple[Any, ...]) -> records.LogEntry:
 
 
 def _event(row: tuple[Any, ...]) -> dict[str, Any]:
-    digest = None if row[9] is None else hash_text(bytes(row[9]))
     return {
         "sequence": row[0],
         "at_us": row[1],
@@ -222,8 +221,7 @@ def _event(row: tuple[Any, ...]) -> dict[str, Any]:
         "agent": row[6],
         "code": row[7],
         "message": row[8],
-        "digest": digest,
-        "entry": row[10],
+        "entry": row[9],
     }
 
 

@@ -1,8 +1,8 @@
 """The ledger: numbers acts in the logs that they concern, inside the transaction of the act.
 
-Used by the one writer only. Who holds a tenant's seat is the only one who appends to its log, so the
-end of the log is kept in memory under the seat's term; the installation's log has no seat, so its
-end is read anew, under a lock, whenever there is something to append.
+Used by the one writer only. Who holds a tenant's seat is the only one who appends to its log, so
+the end of the log is kept in memory under the seat's term; the installation's log has no seat, so
+its end is read anew, under a lock, whenever there is something to append.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ class Ledger:
                 numbers[number] = draft.index
         if items and None in numbers:
             raise LookupError(f"event {numbers.index(None)} follows from no act")
-        pages.events = [
-            (*row, number) for row, number in zip(changes.events, numbers, strict=True)
-        ]
+        pages.events = [(*row, number) for row, number in zip(changes.events, numbers, strict=True)]
         self._note_heads(pages)
         return pages
 
@@ -103,7 +101,7 @@ class Ledger:
             known = pages.ends[tenant_id] = (term, self._end(tenant_id, term))
         frontier = known[1]
         index = frontier.size
-        hashes = [tree.leaf_hash(item) for item in items]
+        hashes = tree.leaf_hashes(items)
         root = tree.root(hashes).hex() if hashes else ""
         entry = entry_bytes(draft, index=index, term=term, count=len(hashes), root=root)
         draft.index, draft.entry, draft.leaf_hashes = index, entry, hashes

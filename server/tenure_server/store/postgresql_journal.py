@@ -56,9 +56,9 @@ class PostgresqlJournal:
         self._tasks = bulk(tasks, task, journal.TASK_COLUMNS)
         self._entries = bulk_insert(tables.EvidenceEntry, hot_queries.ENTRY_COLUMNS)
         self._nodes = bulk_insert(tables.EvidenceNode, hot_queries.NODE_COLUMNS)
-        head, columns = tables.EvidenceHead, hot_queries.HEAD_COLUMNS
-        heads = hot_queries.move_heads(_unnest(arrays.fields(head, columns)))
-        self._heads = bulk(heads, head, columns)
+        head, ends = tables.EvidenceHead, hot_queries.HEAD_COLUMNS
+        heads = hot_queries.move_heads(_unnest(arrays.fields(head, ends)))
+        self._heads = bulk(heads, head, ends)
         columns = journal.RUN_CHANGE_COLUMNS
         change = CTE("change", _unnest(arrays.fields(run, columns)), columns=columns)
         run_changes = hot_queries.change_runs(change, columns).with_cte(change)

@@ -181,8 +181,6 @@ class WorkflowExecutionLog(Table):
     agent = TextField()
     code = TextField()
     message = TextField()
-    #: Of the result, or of what a lease was given.
-    digest = BlobField(null=True)
     #: The evidence of the act that caused it. Null in runs older than evidence.
     entry_index = BigIntegerField(null=True)
 

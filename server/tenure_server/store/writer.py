@@ -29,9 +29,7 @@ class Writer:
     exception.
     """
 
-    def __init__(
-        self, backend: Backend, holder: str, address: str, sign: Sign = unsigned
-    ) -> None:
+    def __init__(self, backend: Backend, holder: str, address: str, sign: Sign = unsigned) -> None:
         self._backend = backend
         self._ledger = Ledger(backend, sign)
         self._database = backend.writing

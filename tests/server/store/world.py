@@ -130,7 +130,6 @@ def event_row(run_id: str, sequence: int, tenant_id: str = TENANT, **changes: An
         "agent": "host-1",
         "code": "",
         "message": "",
-        "digest": None,
     }
     return _row(journal.EVENT_COLUMNS[:-1], values, changes)
 

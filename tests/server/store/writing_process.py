@@ -35,7 +35,7 @@ def main(url: str) -> None:
         last = TenantReads(store, TENANT).last_sequence(RUN)
     while True:
         numbers = range(last + 1, last + 1 + EVENTS)
-        rows = [(TENANT, RUN, n, 0, 1, "", 0, 0, "", "", "x" * 200, None) for n in numbers]
+        rows = [(TENANT, RUN, n, 0, 1, "", 0, 0, "", "", "x" * 200) for n in numbers]
         store.writer().commit(Changes(seats=seats, events=rows))
         last += EVENTS
         print(last, flush=True)

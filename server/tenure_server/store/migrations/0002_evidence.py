@@ -113,11 +113,9 @@ def up(migrator, db):
     ):
         db.create_tables([table], safe=False)
     EvidenceHead.insert(tenant_id="", size=0, previous=0, term=0).execute()
-    blob = "BLOB" if sqlite else "BYTEA"
     whole = "INTEGER" if sqlite else "BIGINT"
     texts = "TEXT" if sqlite else 'TEXT COLLATE "C"'
     for sql in (
-        f"ALTER TABLE workflow_execution_log ADD COLUMN digest {blob}",
         f"ALTER TABLE workflow_execution_log ADD COLUMN entry_index {whole}",
         f"ALTER TABLE workflow_runs ADD COLUMN constitution_digest {texts} NOT NULL DEFAULT ''",
     ):
