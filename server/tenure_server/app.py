@@ -38,11 +38,13 @@ from grpc_reflection.v1alpha import reflection
 
 from tenure.v1 import (
     agents_pb2_grpc,
+    constitution_pb2_grpc,
     evidence_pb2_grpc,
     runs_pb2_grpc,
     tenants_pb2_grpc,
     workflows_pb2_grpc,
 )
+from tenure_constitution import admission, article
 from tenure_server import logs, signing
 from tenure_server.audit import audit_store
 from tenure_server.bootstrap import bootstrap, write_private
@@ -63,6 +65,7 @@ from tenure_server.engine.notary import Notary
 from tenure_server.engine.settings import Settings, SystemClock
 from tenure_server.rpc import access
 from tenure_server.rpc.agents import Agents
+from tenure_server.rpc.constitution import Constitution
 from tenure_server.rpc.doorway import Doorway, Streams
 from tenure_server.rpc.evidence import Evidence
 from tenure_server.rpc.gates import Chain
@@ -124,6 +127,7 @@ class Coordinator:
         async with contextlib.AsyncExitStack() as undo:
             rules = access.all_rules()
             undo.push_async_callback(self._server.stop, None)
+            platform = await _platform_constitution(self.config.constitution)
             port = _bind(self._server, self.config)
             self.address = self.config.advertised(port)
             clock = SystemClock()
@@ -143,7 +147,7 @@ class Coordinator:
                 keep_payloads_us=int(self.config.keep_payloads_days * 86_400e6),
                 keep_runs_us=int(self.config.keep_runs_days * 86_400e6),
             )
-            self.engine = Engine(self.store, settings, clock, notary)
+            self.engine = Engine(self.store, settings, clock, notary, platform=platform)
             await self.engine.start()
             undo.push_async_callback(self.engine.stop)
             if self.config.bootstrap_file is not None:
@@ -214,6 +218,9 @@ class Coordinator:
         workflows_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(engine, store), server)
         runs_pb2_grpc.add_RunsServicer_to_server(Runs(engine, store), server)
         agents_pb2_grpc.add_AgentsServicer_to_server(Agents(engine), server)
+        constitution_pb2_grpc.add_ConstitutionServicer_to_server(
+            Constitution(engine, self._chain.rules), server
+        )
         evidence_pb2_grpc.add_EvidenceServicer_to_server(Evidence(engine, store), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(_reflected(), server)
@@ -251,6 +258,27 @@ async def serve(config: Config) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     await stop.wait()
     await coordinator.stop()
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+async def _platform_constitution(file: Path | None) -> article.Constitution:
+    """The platform's constitution, admitted. Raises StartError, which names the article."""
+    try:
+        if file is None:
+            platform = article.platform_default()
+        else:
+            platform = article.read(await asyncio.to_thread(_text_of, file), origin=str(file))
+        await asyncio.to_thread(admission.admit, platform)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"--constitution: {file} cannot be read: {error}") from error
+    except article.ConstitutionInvalid as error:
+        raise StartError(f"--constitution: {error}") from error
+    except (admission.ArticleRefused, admission.TrialFailed) as error:
+        raise StartError(f"--constitution: {file or 'platform.yaml'}: {error}") from error
+    return platform
 
 
 def _bind(server: grpc.aio.Server, config: Config) -> int:
@@ -337,6 +365,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--tls-cert", type=_FILE, help="PEM file of the certificate chain.")
 @_option("--tls-key", type=_FILE, help="PEM file of its private key.")
 @_option("--tls-client-ca", type=_FILE, help="Demand client certificates signed by this one.")
+@_option("--constitution", type=_FILE, help="The platform's constitution, if not the default one.")
 @_option("--keep-payloads-days", type=float, default=0.0, help="Of ended runs; 0: for ever.")
 @_option("--keep-runs-days", type=float, default=0.0, help="Ended ones; 0: for ever.")
 @_option("--signing-key", type=_FILE, help="Key file of evidence, made when missing.")

@@ -50,6 +50,8 @@ class Config:
     accept_seconds: float = ACCEPT_SECONDS_DEFAULT
     seat_seconds: float = SEAT_SECONDS_DEFAULT
     tls: TlsFiles | None = None
+    #: The platform's constitution; None for the one that is shipped.
+    constitution: Path | None = None
     ready_file: Path | None = None
     #: How long payloads of runs that have ended are kept, and the runs. 0: for ever.
     keep_payloads_days: float = 0.0
@@ -75,6 +77,7 @@ class Config:
         tls_cert: Path | None,
         tls_key: Path | None,
         tls_client_ca: Path | None,
+        constitution: Path | None,
         keep_payloads_days: float,
         keep_runs_days: float,
         signing_key: Path | None,
@@ -123,6 +126,7 @@ class Config:
             accept_seconds=accept_seconds,
             seat_seconds=seat_seconds,
             tls=tls,
+            constitution=constitution,
             keep_payloads_days=keep_payloads_days,
             keep_runs_days=keep_runs_days,
             signing_key=signing_key,

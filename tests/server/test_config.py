@@ -21,6 +21,7 @@ PLAIN: dict[str, Any] = {
     "tls_cert": None,
     "tls_key": None,
     "tls_client_ca": None,
+    "constitution": None,
     "keep_payloads_days": 0.0,
     "keep_runs_days": 0.0,
     "signing_key": None,

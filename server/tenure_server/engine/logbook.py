@@ -40,7 +40,7 @@ class Logbook:
             self._floor.spawn(notary.keep_signed(self._notary, self, lambda: self._floor.desks))
 
     def stop(self) -> None:
-        """Writes down what was only counted up to now."""
+        """Writes down what was only counted."""
         self._strangers.close()
 
     @property

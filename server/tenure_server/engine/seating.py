@@ -40,8 +40,10 @@ class Seating:
         seat_us: int,
         new_desk: Callable[[records.Tenant, int], Desk],
         slots_of: Callable[[str, str], AgentSlots],
+        learn: Callable[[str], None] = lambda _: None,
         chain: Chain | None = None,
     ) -> None:
+        """`learn` reads what else has to be known of a tenant before its desk is opened."""
         #: Whether other coordinators may share the store.
         self.shared = store.kind == "postgresql"
         self._store = store
@@ -51,6 +53,7 @@ class Seating:
         self._seat_us = seat_us
         self._new_desk = new_desk
         self._slots_of = slots_of
+        self._learn = learn
         self._chain = chain
         self._elsewhere: dict[str, str] = {}
         self._trusted_until_us = 0
@@ -168,6 +171,7 @@ class Seating:
             tenant = Reads(self._store).tenant(seat.tenant_id)
             if tenant is None:
                 raise LookupError(f"tenant {seat.tenant_id} has a seat but no row")
+            self._learn(seat.tenant_id)
             inspect(EvidenceReads(self._store, seat.tenant_id), self._chain)
             runs = restore.read_open_runs(TenantReads(self._store, seat.tenant_id))
             return restore.StoredTenant(tenant, runs)
