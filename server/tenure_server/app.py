@@ -59,6 +59,7 @@ from tenure_server.config import (
 )
 from tenure_server.core.errors import Refusal
 from tenure_server.core.evidence import INSTALLATION
+from tenure_server.engine import bundles
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.inspection import LogBroken, inspect
 from tenure_server.engine.notary import Notary
@@ -146,6 +147,9 @@ class Coordinator:
                 seat_us=int(self.config.seat_seconds * 1e6),
                 keep_payloads_us=int(self.config.keep_payloads_days * 86_400e6),
                 keep_runs_us=int(self.config.keep_runs_days * 86_400e6),
+            )
+            bundles.keep_platform(
+                self.store, platform.digest(), platform.canonical(), clock.now_us()
             )
             self.engine = Engine(self.store, settings, clock, notary, platform=platform)
             await self.engine.start()
