@@ -25,6 +25,7 @@ class Says:
     article: str = "no-work-on-sundays"
     denies: bool = True
     message: str = "not on a Sunday"
+    sentence: str = "article no-work-on-sundays denies: not on a Sunday"
 
     def members(self) -> dict[str, str]:
         """As an entry has it."""
@@ -159,7 +160,8 @@ def test_another_act_of_the_same_call_keeps_the_caller_and_what_was_objected() -
     assert (again.method, again.correlation_id) == (act.method, "tie-1")
     assert (again.request, again.begin_us) == (DIGEST, act.begin_us)
     assert (again.subject, again.definition, again.refusal) == ({}, "", "")
-    assert again.objections == act.objections == [("", Says())]
+    assert again.objections == act.objections
+    assert [one.article for one in again.objections_in("a")] == [Says().article]
     assert again.objections is not act.objections
     assert act.again().objections == []
     assert (again.facts, again.taken) == (None, False)
