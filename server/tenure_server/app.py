@@ -37,6 +37,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tenure.v1 import agents_pb2_grpc, runs_pb2_grpc, tenants_pb2_grpc, workflows_pb2_grpc
+from tenure_constitution import admission, article
 from tenure_server import logs
 from tenure_server.bootstrap import bootstrap, write_private
 from tenure_server.config import (
@@ -110,6 +111,7 @@ class Coordinator:
         async with contextlib.AsyncExitStack() as undo:
             rules = access.all_rules()
             undo.push_async_callback(self._server.stop, None)
+            platform = await _platform_constitution(self.config.constitution)
             port = _bind(self._server, self.config)
             self.address = self.config.advertised(port)
             self.store = open_store(self.config.store, holder=_holder(), address=self.address)
@@ -119,7 +121,7 @@ class Coordinator:
                 accept_us=int(self.config.accept_seconds * 1e6),
                 seat_us=int(self.config.seat_seconds * 1e6),
             )
-            self.engine = Engine(self.store, settings, SystemClock())
+            self.engine = Engine(self.store, settings, SystemClock(), platform=platform)
             await self.engine.start()
             undo.push_async_callback(self.engine.stop)
             if self.config.bootstrap_file is not None:
@@ -215,6 +217,27 @@ async def serve(config: Config) -> None:
     await coordinator.stop()
 
 
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+async def _platform_constitution(file: Path | None) -> article.Constitution:
+    """The platform's constitution, admitted. Raises StartError, which names the article."""
+    try:
+        if file is None:
+            platform = article.platform_default()
+        else:
+            platform = article.read(await asyncio.to_thread(_text_of, file), origin=str(file))
+        await asyncio.to_thread(admission.admit, platform)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"--constitution: {file} cannot be read: {error}") from error
+    except article.ConstitutionInvalid as error:
+        raise StartError(f"--constitution: {error}") from error
+    except (admission.ArticleRefused, admission.TrialFailed) as error:
+        raise StartError(f"--constitution: {file or 'platform.yaml'}: {error}") from error
+    return platform
+
+
 def _bind(server: grpc.aio.Server, config: Config) -> int:
     try:
         if config.tls is None:
@@ -299,6 +322,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--tls-cert", type=_FILE, help="PEM file of the certificate chain.")
 @_option("--tls-key", type=_FILE, help="PEM file of its private key.")
 @_option("--tls-client-ca", type=_FILE, help="Demand client certificates signed by this one.")
+@_option("--constitution", type=_FILE, help="The platform's constitution, if not the default one.")
 @_option("--ready-file", type=_FILE, help="Write address and pid here once serving.")
 @_option("--bootstrap", type=_FILE, help="Make a tenant and keys in an empty store; write them.")
 @_option("--bootstrap-tenant", default=TENANT_DEFAULT, help="The tenant that --bootstrap makes.")

@@ -169,7 +169,7 @@ class AgentSession:
         finally:
             self._is_acting = False
         if named or self._host.mark() > since:
-            self._host.close_act(self.act.again(kind), since, named)
+            self._host.close_act(self.act.again(kind, objected=True), since, named)
 
     # -- what the agent says
 
