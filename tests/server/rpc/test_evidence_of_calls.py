@@ -121,8 +121,9 @@ async def desk(on_either: LiveCoordinator) -> AsyncIterator[Desk]:
 
 
 def said_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """What an entry says of a call, without numbers and times."""
-    words = ("kind", "method", "principal", "roles", "correlation", "verdict", "refusal", "request")
+    """What an entry says of a call, without numbers, times and what an article warned of."""
+    assert entry["verdict"] == ("warn" if "articles" in entry else "allow")
+    words = ("kind", "method", "principal", "roles", "correlation", "refusal", "request")
     return {word: entry[word] for word in words if word in entry}
 
 
@@ -135,7 +136,6 @@ def expected(
         "method": method,
         "principal": "",
         "correlation": tie,
-        "verdict": "allow",
         **more,
     }
     if asker is not None:
