@@ -23,6 +23,7 @@ from hypothesis import settings
 from tenure.v1 import (
     access_pb2,
     agents_pb2_grpc,
+    constitution_pb2_grpc,
     runs_pb2_grpc,
     tenants_pb2,
     tenants_pb2_grpc,
@@ -66,6 +67,7 @@ class Calls:
         self.workflows = Stub(workflows_pb2_grpc.WorkflowsStub(channel), metadata)
         self.runs = Stub(runs_pb2_grpc.RunsStub(channel), metadata)
         self.agents = Stub(agents_pb2_grpc.AgentsStub(channel), metadata)
+        self.constitution = Stub(constitution_pb2_grpc.ConstitutionStub(channel), metadata)
 
 
 @dataclass(slots=True)

@@ -36,7 +36,13 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from tenure.v1 import agents_pb2_grpc, runs_pb2_grpc, tenants_pb2_grpc, workflows_pb2_grpc
+from tenure.v1 import (
+    agents_pb2_grpc,
+    constitution_pb2_grpc,
+    runs_pb2_grpc,
+    tenants_pb2_grpc,
+    workflows_pb2_grpc,
+)
 from tenure_constitution import admission, article
 from tenure_server import logs
 from tenure_server.bootstrap import bootstrap, write_private
@@ -54,6 +60,7 @@ from tenure_server.engine.engine import Engine
 from tenure_server.engine.settings import Settings, SystemClock
 from tenure_server.rpc import access
 from tenure_server.rpc.agents import Agents
+from tenure_server.rpc.constitution import Constitution
 from tenure_server.rpc.doorway import Doorway, Streams
 from tenure_server.rpc.gates import Chain
 from tenure_server.rpc.runs import Runs
@@ -179,6 +186,9 @@ class Coordinator:
         workflows_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(engine, store), server)
         runs_pb2_grpc.add_RunsServicer_to_server(Runs(engine, store), server)
         agents_pb2_grpc.add_AgentsServicer_to_server(Agents(engine), server)
+        constitution_pb2_grpc.add_ConstitutionServicer_to_server(
+            Constitution(engine, self._chain.rules), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(_reflected(), server)
         channelz.add_channelz_servicer(server)

@@ -68,6 +68,7 @@ class Act:
     #: asked for no tenant.
     objections: list[tuple[str, Objection]] = field(default_factory=list)
     #: What the articles were asked about, as far as it is not in the records: for later trials.
+    #: By root, and in `points` where it was judged; see `engine.court`.
     facts: dict[str, Any] | None = None
     #: Whether it is part of a transaction already, so that nobody else has to write it down.
     taken: bool = False
@@ -89,6 +90,10 @@ class Act:
             request=self.request,
             begin_us=self.begin_us,
         )
+
+    def keep(self, **facts: Any) -> None:
+        """Keeps what it was judged by, a table a root of facts."""
+        self.facts = {**(self.facts or {"points": []}), **facts}
 
     def object(self, tenant_id: str, objections: Iterable[Objection]) -> None:
         """Notes what a tenant's constitution has against it; each article once."""

@@ -13,7 +13,13 @@ from typing import Any
 import structlog
 
 from tenure_constitution import facts as fact_table
-from tenure_constitution.article import Constitution, ConstitutionInvalid, check_beneath, parse
+from tenure_constitution.article import (
+    Constitution,
+    ConstitutionInvalid,
+    check_beneath,
+    effective_digest,
+    parse,
+)
 from tenure_constitution.judge import Judge, Objection, Verdict
 from tenure_constitution.laws import Point
 from tenure_server.core import records
@@ -55,6 +61,10 @@ class TenantLaw:
         self._lease_time = "time" in self._roots[Point.LEASE]
         self._result_task = "task" in self._roots[Point.SETTLE]
         self._result_agent = "agent" in self._roots[Point.SETTLE]
+
+    def as_version(self, version: records.ConstitutionVersion) -> TenantLaw:
+        """The same articles, once it is known which version they are."""
+        return TenantLaw(self._judge, self._agent_facts, version, self.articles)
 
     def applies(self, point: Point) -> bool:
         """Whether any article applies there."""
@@ -108,6 +118,10 @@ class Constitutions:
         self._platform_law = TenantLaw(Judge(platform), agent_facts)
         self._laws: dict[str, TenantLaw] = {}
 
+    def digest_with(self, tenant: Constitution | None) -> str:
+        """The digest of the platform's and a tenant's together, as runs and evidence record it."""
+        return effective_digest(self.platform, tenant)
+
     def of(self, tenant_id: str) -> TenantLaw:
         """The law of a tenant; the platform's alone where it has none of its own."""
         return self._laws.get(tenant_id, self._platform_law)
@@ -117,10 +131,7 @@ class Constitutions:
 
         Raises ValueError when its bytes do not have its digest.
         """
-        if digest_of(version.canonical) != version.digest:
-            name = f"{version.tenant_id} version {version.version}"
-            raise ValueError(f"the stored constitution of {name} does not have its digest")
-        articles = parse(version.canonical)
+        articles = self.articles_of(version)
         try:
             check_beneath(self.platform, articles)
         except ConstitutionInvalid as error:
@@ -128,6 +139,14 @@ class Constitutions:
             log.warning("two articles share an id", tenant=version.tenant_id, detail=str(error))
         judge = Judge(self.platform, articles)
         return TenantLaw(judge, self._agent_facts, version, articles)
+
+    @staticmethod
+    def articles_of(version: records.ConstitutionVersion) -> Constitution:
+        """Reads a stored version. Raises ValueError when its bytes do not have its digest."""
+        if digest_of(version.canonical) != version.digest:
+            name = f"{version.tenant_id} version {version.version}"
+            raise ValueError(f"the stored constitution of {name} does not have its digest")
+        return parse(version.canonical)
 
     def enforce(self, law: TenantLaw) -> None:
         """Puts a law into force that `law_under` gave, in the tenant whose it is.

@@ -178,8 +178,8 @@ def in_order(
 
 def keep(act: Act, point: Point, given: Mapping[str, Any]) -> None:
     """Keeps on an act what it was judged by at a point."""
-    kept = act.facts or {"points": []}
-    act.facts = {**kept, **given, "points": [*kept["points"], point.word]}
+    points = act.facts["points"] if act.facts else []
+    act.keep(**given, points=[*points, point.word])
 
 
 def as_words(one: Objection) -> dict[str, str]:

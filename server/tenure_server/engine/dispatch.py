@@ -170,6 +170,7 @@ class _Grant:
     """What one agent was granted in one turn: one act, one mandate for each tenant."""
 
     def __init__(self, session: AgentSession) -> None:
+        self._session = session
         self._act = session.granting()
         self._happened: dict[str, list[int]] = {}
         self._leases: list[Lease] = []
@@ -185,6 +186,8 @@ class _Grant:
 
     def close(self, journal: Journal, now_us: int) -> None:
         """Writes the act down."""
+        if self._session.hello.labels:
+            self._act.keep(agent=self._session.agent.facts)
         drafts = journal.draft(self._act, self._happened, now_us, mandate=True)
         by_tenant = {draft.tenant_id: draft for draft in drafts}
         if by_tenant:

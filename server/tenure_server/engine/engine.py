@@ -17,11 +17,13 @@ from tenure_server.core.lifecycle import RunState
 from tenure_server.core.seen import Seen
 from tenure_server.engine import starting
 from tenure_server.engine.answers import Answers, answer_row, answer_to
+from tenure_server.engine.compliance import Compliance
 from tenure_server.engine.constitutions import Constitutions
 from tenure_server.engine.court import Court
 from tenure_server.engine.dispatch import Dispatch
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.keys import Keys
+from tenure_server.engine.legislature import Legislature
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
 from tenure_server.engine.strangers import Strangers
@@ -94,6 +96,17 @@ class Engine:
             decided_here=lambda tenant_id: tenant_id in self._floor.desks,
         )
         self._strangers = Strangers(lambda act: self._floor.note(act, (INSTALLATION,)))
+        #: What may change what is in force, and tells how it was kept.
+        self.legislature = Legislature(
+            store,
+            self.constitutions,
+            read=self.read,
+            mutate=self.mutate,
+            desks=lambda: self._floor.desks,
+            fail=self._floor.fail,
+            now_us=self.now_us,
+        )
+        self.compliance = Compliance(store, self.constitutions, self.workflows, self.read)
         #: What agents may ask.
         self.work = Work(
             self._floor, store, read=self.read, workflow_by_digest=self.workflows.by_digest

@@ -309,6 +309,17 @@ class Contract(Gate):
 SET_CONSTITUTION = "/tenure.v1.Constitution/SetConstitution"
 
 
+@lru_cache(maxsize=1000)
+def rpc_facts(rule: access.AccessRule) -> dict[str, Any]:
+    """What articles may look at under ``rpc``."""
+    _, service, method = rule.method.split("/")
+    return {
+        "service": service.rpartition(".")[2],
+        "method": method,
+        "mutation": rule.mutation,
+    }
+
+
 class Constitution(Gate):
     """Has every call, and every message of a stream, judged for each tenant that it is for.
 
@@ -326,7 +337,7 @@ class Constitution(Gate):
         tenant_ids: Sequence[str] = call.tenant_ids if rule.all_tenants else (call.tenant_id,)
         self._desk.judge_call(
             act,
-            _rpc_facts(rule),
+            rpc_facts(rule),
             tenant_ids,
             platform_only=rule.method == SET_CONSTITUTION,
             keeps_facts=rule.mutation and not rule.all_tenants,
@@ -388,17 +399,6 @@ _WORDS = {
 
 def _credential_invalid() -> errors.CredentialInvalid:
     return errors.CredentialInvalid("the API key is unknown, expired or revoked")
-
-
-@lru_cache(maxsize=1000)
-def _rpc_facts(rule: access.AccessRule) -> dict[str, Any]:
-    """What articles may look at under ``rpc``."""
-    _, service, method = rule.method.split("/")
-    return {
-        "service": service.rpartition(".")[2],
-        "method": method,
-        "mutation": rule.mutation,
-    }
 
 
 @lru_cache(maxsize=65_536)
