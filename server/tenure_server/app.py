@@ -36,7 +36,14 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from tenure.v1 import agents_pb2_grpc, runs_pb2_grpc, tenants_pb2_grpc, workflows_pb2_grpc
+from tenure.v1 import (
+    agents_pb2_grpc,
+    constitution_pb2_grpc,
+    runs_pb2_grpc,
+    tenants_pb2_grpc,
+    workflows_pb2_grpc,
+)
+from tenure_constitution import admission, article
 from tenure_server import logs
 from tenure_server.bootstrap import bootstrap, write_private
 from tenure_server.config import (
@@ -53,6 +60,7 @@ from tenure_server.engine.engine import Engine
 from tenure_server.engine.settings import Settings, SystemClock
 from tenure_server.rpc import access
 from tenure_server.rpc.agents import Agents
+from tenure_server.rpc.constitution import Constitution
 from tenure_server.rpc.doorway import Doorway, Streams
 from tenure_server.rpc.gates import Chain
 from tenure_server.rpc.runs import Runs
@@ -110,6 +118,7 @@ class Coordinator:
         async with contextlib.AsyncExitStack() as undo:
             rules = access.all_rules()
             undo.push_async_callback(self._server.stop, None)
+            platform = await _platform_constitution(self.config.constitution)
             port = _bind(self._server, self.config)
             self.address = self.config.advertised(port)
             self.store = open_store(self.config.store, holder=_holder(), address=self.address)
@@ -119,7 +128,7 @@ class Coordinator:
                 accept_us=int(self.config.accept_seconds * 1e6),
                 seat_us=int(self.config.seat_seconds * 1e6),
             )
-            self.engine = Engine(self.store, settings, SystemClock())
+            self.engine = Engine(self.store, settings, SystemClock(), platform=platform)
             await self.engine.start()
             undo.push_async_callback(self.engine.stop)
             if self.config.bootstrap_file is not None:
@@ -177,6 +186,9 @@ class Coordinator:
         workflows_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(engine, store), server)
         runs_pb2_grpc.add_RunsServicer_to_server(Runs(engine, store), server)
         agents_pb2_grpc.add_AgentsServicer_to_server(Agents(engine), server)
+        constitution_pb2_grpc.add_ConstitutionServicer_to_server(
+            Constitution(engine, self._chain.rules), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(_reflected(), server)
         channelz.add_channelz_servicer(server)
@@ -213,6 +225,27 @@ async def serve(config: Config) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     await stop.wait()
     await coordinator.stop()
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+async def _platform_constitution(file: Path | None) -> article.Constitution:
+    """The platform's constitution, admitted. Raises StartError, which names the article."""
+    try:
+        if file is None:
+            platform = article.platform_default()
+        else:
+            platform = article.read(await asyncio.to_thread(_text_of, file), origin=str(file))
+        await asyncio.to_thread(admission.admit, platform)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"--constitution: {file} cannot be read: {error}") from error
+    except article.ConstitutionInvalid as error:
+        raise StartError(f"--constitution: {error}") from error
+    except (admission.ArticleRefused, admission.TrialFailed) as error:
+        raise StartError(f"--constitution: {file or 'platform.yaml'}: {error}") from error
+    return platform
 
 
 def _bind(server: grpc.aio.Server, config: Config) -> int:
@@ -299,6 +332,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--tls-cert", type=_FILE, help="PEM file of the certificate chain.")
 @_option("--tls-key", type=_FILE, help="PEM file of its private key.")
 @_option("--tls-client-ca", type=_FILE, help="Demand client certificates signed by this one.")
+@_option("--constitution", type=_FILE, help="The platform's constitution, if not the default one.")
 @_option("--ready-file", type=_FILE, help="Write address and pid here once serving.")
 @_option("--bootstrap", type=_FILE, help="Make a tenant and keys in an empty store; write them.")
 @_option("--bootstrap-tenant", default=TENANT_DEFAULT, help="The tenant that --bootstrap makes.")

@@ -49,6 +49,8 @@ class Config:
     accept_seconds: float = ACCEPT_SECONDS_DEFAULT
     seat_seconds: float = SEAT_SECONDS_DEFAULT
     tls: TlsFiles | None = None
+    #: The platform's constitution; None for the one that is shipped.
+    constitution: Path | None = None
     ready_file: Path | None = None
     bootstrap_file: Path | None = None
     bootstrap_tenant: str = TENANT_DEFAULT
@@ -69,6 +71,7 @@ class Config:
         tls_cert: Path | None,
         tls_key: Path | None,
         tls_client_ca: Path | None,
+        constitution: Path | None,
         ready_file: Path | None,
         bootstrap: Path | None,
         bootstrap_tenant: str,
@@ -102,6 +105,7 @@ class Config:
             accept_seconds=accept_seconds,
             seat_seconds=seat_seconds,
             tls=tls,
+            constitution=constitution,
             ready_file=ready_file,
             bootstrap_file=bootstrap,
             bootstrap_tenant=bootstrap_tenant,

@@ -21,6 +21,7 @@ PLAIN: dict[str, Any] = {
     "tls_cert": None,
     "tls_key": None,
     "tls_client_ca": None,
+    "constitution": None,
     "ready_file": None,
     "bootstrap": None,
     "bootstrap_tenant": "dev",

@@ -54,5 +54,5 @@ def denial(objections: Sequence[Objection]) -> Failure | None:
     """The failure that follows from objections. None: they only warn."""
     for one in objections:
         if one.denies:
-            return Failure(DENIED, f"article {one.article}: {one.message}")
+            return Failure(DENIED, one.sentence)
     return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from tenure_constitution.facts import NO_LABELS
 from tenure_server.core import errors, fairness, records
 from tenure_server.core.desk import Desk
 from tenure_server.core.journal import Journal
@@ -35,6 +37,11 @@ class Dispatch:
             agent = self._agents[holder, name] = AgentSlots(name, holder)
         return agent
 
+    def facts_of(self, holder: str, name: str) -> Mapping[str, Any]:
+        """What articles may look at of an agent; of one that is not known, its name."""
+        agent = self._agents.get((holder, name))
+        return {"name": name, "labels": NO_LABELS} if agent is None else agent.facts
+
     def known_session(self, holder: str, name: str) -> AgentSession | None:
         """The session of an agent, or the last one it had."""
         key = (holder, name)
@@ -49,6 +56,7 @@ class Dispatch:
         agent = session.agent
         agent.kinds = session.hello.kinds
         agent.slots = session.hello.slots
+        agent.introduce(session.hello.labels)
         agent.credits = 0
         if older is None:
             return
@@ -162,6 +170,7 @@ class _Grant:
     """What one agent was granted in one turn: one act, one mandate for each tenant."""
 
     def __init__(self, session: AgentSession) -> None:
+        self._session = session
         self._act = session.granting()
         self._happened: dict[str, list[int]] = {}
         self._leases: list[Lease] = []
@@ -173,11 +182,12 @@ class _Grant:
             self._happened.setdefault(events[number][0], []).append(number)
         self._leases += leases
         if journal.objections:
-            self._act.object(journal.objections)
-            journal.objections.clear()
+            journal.settle_objections(self._act)
 
     def close(self, journal: Journal, now_us: int) -> None:
         """Writes the act down."""
+        if self._session.hello.labels:
+            self._act.keep(agent=self._session.agent.facts)
         drafts = journal.draft(self._act, self._happened, now_us, mandate=True)
         by_tenant = {draft.tenant_id: draft for draft in drafts}
         if by_tenant:

@@ -48,19 +48,22 @@ class Floor:
         settings: Settings,
         clock: Clock,
         *,
+        dispatch: Dispatch,
         judge: Callable[[AgentSession, Report], Awaitable[None]],
         opened: Callable[[str], None],
         closed: Callable[[str], None],
         law_of: Callable[[str], Law] = lambda _: LAWLESS,
+        learn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.serving = False
         self.stopping = False
         self.desks: dict[str, Desk] = {}
-        self.dispatch = Dispatch()
+        self.dispatch = dispatch
         self.watchers = Watchers()
         self.commits: Commits
         self.seating: Seating
         self._laws: Callable[[str], Law] = law_of
+        self._learn = learn
         self.journal = self._new_journal(settings)
         self._store = store
         self._settings = settings
@@ -94,6 +97,7 @@ class Floor:
             now_us=self.now_us,
             seat_us=self._settings.seat_us,
             new_desk=self._new_desk,
+            learn=self._learn,
             slots_of=self.dispatch.slots_of,
         )
         if self.seating.shared:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from tenure_server.core import records
-from tenure_server.core.definition import WorkflowDefinition, parse
+import orjson
+
+from tenure_constitution import definitions
+from tenure_server.core import errors, records
+from tenure_server.core.definition import WorkflowDefinition, digest_of, parse
 from tenure_server.core.graph import Graph
 
 WORKFLOWS_MAX = 2_000
@@ -45,12 +49,29 @@ class KnownWorkflow:
     record: records.Workflow
     definition: WorkflowDefinition
     graph: Graph
+    #: What articles may look at under ``workflow``.
+    facts: Mapping[str, Any]
 
     @classmethod
     def of(cls, record: records.Workflow) -> KnownWorkflow:
-        """Parses the canonical bytes of a record."""
+        """Parses the canonical bytes of a record.
+
+        Raises DefinitionChanged when they are not those that were registered.
+        """
+        if digest_of(record.canonical) != record.digest:
+            name = f"{record.name} version {record.version}"
+            raise errors.DefinitionChanged(
+                f"the stored definition of workflow {name} does not have its digest",
+                workflow=record.name,
+                digest=record.digest,
+            )
         definition = parse(record.canonical)
-        return cls(record=record, definition=definition, graph=definition.check())
+        return cls(
+            record=record,
+            definition=definition,
+            graph=definition.check(),
+            facts=definitions.facts_of(orjson.loads(record.canonical)),
+        )
 
 
 class Registry:

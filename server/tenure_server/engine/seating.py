@@ -37,7 +37,9 @@ class Seating:
         seat_us: int,
         new_desk: Callable[[records.Tenant, int], Desk],
         slots_of: Callable[[str, str], AgentSlots],
+        learn: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`learn` reads what else has to be known of a tenant before its desk is opened."""
         #: Whether other coordinators may share the store.
         self.shared = store.kind == "postgresql"
         self._store = store
@@ -47,6 +49,7 @@ class Seating:
         self._seat_us = seat_us
         self._new_desk = new_desk
         self._slots_of = slots_of
+        self._learn = learn
         self._elsewhere: dict[str, str] = {}
         self._trusted_until_us = 0
         #: Tenants whose open work cannot be read back, with the term under which that was tried.
@@ -140,6 +143,7 @@ class Seating:
             tenant = Reads(self._store).tenant(seat.tenant_id)
             if tenant is None:
                 raise LookupError(f"tenant {seat.tenant_id} has a seat but no row")
+            self._learn(seat.tenant_id)
             runs = restore.read_open_runs(TenantReads(self._store, seat.tenant_id))
             return restore.StoredTenant(tenant, runs)
 

@@ -157,6 +157,7 @@ def definition(message: workflows_pb2.WorkflowDefinition) -> WorkflowDefinition:
         description=message.description,
         max_leases=message.max_leases,
         labels=dict(message.labels),
+        dimensions=dict(message.dimensions),
         tasks=tuple(
             _task(task, f"definition.tasks[{index}]") for index, task in enumerate(message.tasks)
         ),
@@ -201,6 +202,7 @@ def definition_message(value: WorkflowDefinition) -> workflows_pb2.WorkflowDefin
         description=value.description,
         max_leases=value.max_leases,
         labels=value.labels,
+        dimensions=value.dimensions,
     )
     for task in value.tasks:
         part = message.tasks.add(

@@ -304,7 +304,7 @@ class _Passage:
         if not self._rule.recorded or not status.is_decision(refusal):
             return
         desk = self._chain.desk
-        act = call.act.again() if call.act.taken else call.act
+        act = call.act.again(objected=True) if call.act.taken else call.act
         act.refusal = status.reason_name(refusal)
         try:
             async with asyncio.timeout(REFUSAL_SECONDS):

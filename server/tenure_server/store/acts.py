@@ -112,6 +112,35 @@ class Acts:
         self._insert(table, rows.workflow_row(workflow))
         return workflow, True
 
+    def set_constitution(
+        self, tenant_id: str, digest: str, canonical: bytes, created_by: str, now_us: int
+    ) -> tuple[records.ConstitutionVersion, bool]:
+        """Makes the next version of a tenant's constitution, or finds the newest if it is the same.
+
+        Tells which of the two it was: True for a new version.
+        """
+        table = tables.Constitution
+        newest = (
+            table.select(*rows.CONSTITUTION)
+            .where(table.tenant_id == tenant_id)
+            .order_by(table.version.desc())
+            .limit(1)
+        )
+        found = self._rows(newest)
+        known = rows.constitution(found[0]) if found else None
+        if known is not None and known.digest == digest:
+            return known, False
+        version = records.ConstitutionVersion(
+            tenant_id=tenant_id,
+            version=1 if known is None else known.version + 1,
+            digest=digest,
+            canonical=canonical,
+            create_us=now_us,
+            created_by=created_by,
+        )
+        self._insert(table, rows.constitution_row(version))
+        return version, True
+
     def remember(self, tenant_id: str, request_id: str, answer: records.Answer, at_us: int) -> None:
         """Keeps the answer to a mutation; `tenant_id` is empty for one of the installation."""
         self._insert(

@@ -153,8 +153,9 @@ class Ledger:
 
 def _standing(draft: Draft) -> int:
     act = draft.act
-    if act.verdict == "deny":
+    verdict = act.verdict_in(draft.tenant_id)
+    if verdict == "deny":
         return 2
     if act.refusal:
         return 3
-    return 1 if act.objections else 0
+    return 1 if verdict == "warn" else 0

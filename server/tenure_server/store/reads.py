@@ -164,6 +164,22 @@ class TenantReads:
         found = self._rows(queries.VERSIONS, name=name, before_version=before, limit=limit)
         return [rows.workflow(row) for row in found]
 
+    def constitution(self, version: int = 0) -> records.ConstitutionVersion | None:
+        """A version of the tenant's constitution, the newest for 0."""
+        if not version:
+            newest = self.constitutions(None, 1)
+            return newest[0] if newest else None
+        found = self._rows(queries.CONSTITUTION_ONE, version=version)
+        return rows.constitution(found[0]) if found else None
+
+    def constitutions(
+        self, before_version: int | None, limit: int
+    ) -> list[records.ConstitutionVersion]:
+        """The versions of the tenant's constitution, the newest first, from below a version on."""
+        before = _VERSION_MAX if before_version is None else before_version
+        found = self._rows(queries.CONSTITUTIONS, before_version=before, limit=limit)
+        return [rows.constitution(row) for row in found]
+
     def run(self, run_id: str) -> records.Run | None:
         """A run with its input."""
         found = self._rows(queries.RUN_ONE, run_id=run_id)

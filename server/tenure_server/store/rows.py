@@ -15,6 +15,7 @@ from tenure_server.core.lifecycle import EventKind, Failure, RunState, TaskState
 from tenure_server.core.records import (
     Answer,
     ApiKey,
+    ConstitutionVersion,
     Event,
     Role,
     Run,
@@ -158,6 +159,41 @@ def workflow_row(value: Workflow) -> dict[str, Any]:
         "create_us": value.create_us,
         "created_by": value.created_by,
         "canonical": value.canonical,
+    }
+
+
+CONSTITUTION = _columns(
+    tables.Constitution,
+    "tenant_id",
+    "version",
+    "digest",
+    "canonical",
+    "create_us",
+    "created_by",
+)
+
+
+def constitution(row: Row) -> ConstitutionVersion:
+    """A version from the columns `CONSTITUTION`."""
+    return ConstitutionVersion(
+        tenant_id=row[0],
+        version=row[1],
+        digest=row[2],
+        canonical=bytes(row[3]),
+        create_us=row[4],
+        created_by=row[5],
+    )
+
+
+def constitution_row(value: ConstitutionVersion) -> dict[str, Any]:
+    """A version as a row."""
+    return {
+        "tenant_id": value.tenant_id,
+        "version": value.version,
+        "digest": value.digest,
+        "canonical": value.canonical,
+        "create_us": value.create_us,
+        "created_by": value.created_by,
     }
 
 
