@@ -120,19 +120,8 @@ async def coordinator(
 async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[LiveCoordinator]:
     """Serves on a store, with every kind of caller."""
     words = folder / "credentials.json"
-    server = app.Coordinator(
-        config.Config(
-            store=store,
-            listen="127.0.0.1:0",
-            bootstrap_file=words,
-            bootstrap_tenant=TENANTS[0],
-            **settings,
-        )
-    )
-    await server.start()
-    channel = grpc.aio.insecure_channel(server.address)
-    try:
-        live = LiveCoordinator(server, channel)
+    settings = {"bootstrap_file": words, "bootstrap_tenant": TENANTS[0], **settings}
+    async with serving_again(store, {}, **settings) as live:
         live.secrets["operator"] = json.loads(words.read_text())["operator"]
         operator = live.calls("operator")
         for tenant_id in TENANTS[1:]:
@@ -144,6 +133,18 @@ async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[Li
                 name = f"{tenant_id}/{role}"
                 live.secrets[name] = await live.make_key(role, tenants=(tenant_id,))
         yield live
+
+
+@asynccontextmanager
+async def serving_again(
+    store: str, secrets: dict[str, str], **settings: Any
+) -> AsyncIterator[LiveCoordinator]:
+    """Serves on a store that has callers already."""
+    server = app.Coordinator(config.Config(store=store, listen="127.0.0.1:0", **settings))
+    await server.start()
+    channel = grpc.aio.insecure_channel(server.address)
+    try:
+        yield LiveCoordinator(server, channel, secrets)
     finally:
         await channel.close()
         await server.stop()

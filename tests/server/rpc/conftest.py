@@ -25,17 +25,28 @@ class Refusal:
     message: str
     fields: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
+    #: Type, subject and description of each precondition that failed.
+    preconditions: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
     """Reads the details of a status."""
     raw = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    unmet = error_details_pb2.PreconditionFailure()
     for detail in status_pb2.Status.FromString(raw).details:
         detail.Unpack(info)
         detail.Unpack(bad)
+        detail.Unpack(unmet)
     fields = {it.field: it.description for it in bad.field_violations}
-    return Refusal(error.code(), info.reason, error.details() or "", fields, dict(info.metadata))
+    return Refusal(
+        error.code(),
+        info.reason,
+        error.details() or "",
+        fields,
+        dict(info.metadata),
+        [(it.type, it.subject, it.description) for it in unmet.violations],
+    )
 
 
 Refused = Callable[[Awaitable[Any]], Awaitable[Refusal]]
