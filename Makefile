@@ -55,9 +55,12 @@ protos: $(VENV)/installed  ## Write the Python stubs of the contract anew
 
 run: setup  ## Run a real workflow from beginning to end
 	@folder=$$(mktemp -d "$${TMPDIR:-/tmp}/tenure-run-XXXXXX"); \
-	tenure dev run $(EXAMPLE) --data "$$folder/tenure" --input "{\"folder\": \"$$folder\"}" && \
+	tenure dev run $(EXAMPLE) --data "$$folder/tenure" --input "{\"folder\": \"$$folder\"}" \
+	    --bundle "$$folder/run.bundle.json" && \
+	tenure evidence verify "$$folder/run.bundle.json" >/dev/null && \
 	printf '%s\n' '' \
-	    "The report it wrote:  $$folder/report.html" '' \
+	    "The report it wrote:  $$folder/report.html" \
+	    "Its proof, verified:  tenure evidence verify $$folder/run.bundle.json" '' \
 	    'Next:' \
 	    '  . $(BIN)/activate                                  puts tenure, tenure-agent, tenure-server on PATH' \
 	    '  tenure dev run examples/mandelbrot/workflow.yaml      another example, with checkpoints' \

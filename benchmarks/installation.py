@@ -57,6 +57,7 @@ class Installation:
         self.coordinator.spawn(
             "tenure_server",
             *("serve", "--store", self.store, "--listen", self.address or "127.0.0.1:0"),
+            *("--signing-key", str(self.folder / "signing-key.json")),
             *("--bootstrap", str(self._credentials), "--bootstrap-tenant", TENANT),
         )
 

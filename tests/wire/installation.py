@@ -161,6 +161,7 @@ class Coordinator(Process):
             "serve",
             *("--store", self._store, "--listen", self.address or "127.0.0.1:0"),
             *("--ready-file", str(self.ready_file), "--bootstrap", str(self.credentials)),
+            *("--signing-key", str(self.folder / "signing-key.json")),
             *("--bootstrap-tenant", TENANT, "--exit-with-stdin", "--log-format", "json"),
             *self._flags,
         )

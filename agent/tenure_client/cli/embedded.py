@@ -9,9 +9,10 @@ order: first the agent, then the coordinator.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -156,7 +157,29 @@ class Embedded:
         """Opens a client with the tenant admin's key."""
         return Client(self.address, self._credential("admin"), tenant=TENANT)
 
-    async def broken(self) -> EmbeddedError:
+    @contextlib.asynccontextmanager
+    async def unless_broken(self) -> AsyncIterator[None]:
+        """Ends what stands within when a child ends by itself. Raises EmbeddedError then."""
+        inside = asyncio.current_task()
+        assert inside is not None
+        errors: list[EmbeddedError] = []
+
+        async def guard() -> None:
+            errors.append(await self._broken())
+            inside.cancel()
+
+        guarding = asyncio.create_task(guard())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if errors:
+                inside.uncancel()
+                raise errors[0] from None
+            raise
+        finally:
+            guarding.cancel()
+
+    async def _broken(self) -> EmbeddedError:
         """Waits until a child ends that was not told to."""
         ends = [asyncio.create_task(child.ended()) for child in self._children]
         try:
