@@ -26,6 +26,11 @@ class Says:
     denies: bool = True
     message: str = "not on a Sunday"
 
+    @property
+    def sentence(self) -> str:
+        """What people are told."""
+        return f"article {self.article}: {self.message}"
+
     def members(self) -> dict[str, str]:
         """As an entry has it."""
         effect = "deny" if self.denies else "warn"
@@ -45,7 +50,7 @@ def whole_act(**changes: Any) -> Act:
         "subject": {"workflow": "etl", "version": "3"},
         "definition": DIGEST,
         "refusal": "ACT_DENIED",
-        "objections": [Says()],
+        "objections": [("acme", Says())],
     }
     return Act(**{**values, **changes})
 
@@ -110,7 +115,9 @@ words = some.text(some.characters(exclude_categories=["Cs"]), max_size=20)
         correlation_id=words,
         subject=some.dictionaries(some.sampled_from(["run", "workflow", "task"]), words),
         begin_us=some.integers(0, 2 * NOW),
-        objections=some.lists(some.builds(Says, article=words), max_size=2),
+        objections=some.lists(
+            some.tuples(some.just("acme"), some.builds(Says, article=words)), max_size=2
+        ),
     )
 )
 def test_whatever_an_act_is_called_its_entry_has_one_spelling(act: Act) -> None:
@@ -132,21 +139,39 @@ def test_whatever_an_act_is_called_its_entry_has_one_spelling(act: Act) -> None:
 )
 def test_the_verdict_is_that_of_the_strictest_article(objections: list[Says], verdict: str) -> None:
     act = Act(kind="run.start")
-    act.object(objections)
-    assert act.verdict == verdict
+    act.object("acme", objections)
+    assert act.verdict_in("acme") == verdict
 
 
 def test_an_article_objects_once_to_an_act() -> None:
     """However many runs of a batch it objects to."""
     act = Act(kind="run.start")
-    act.object([Says(), Says(message="again")])
-    act.object([Says(), Says("other")])
-    assert [one.article for one in act.objections] == ["no-work-on-sundays", "other"]
+    act.object("acme", [Says(), Says(message="again")])
+    act.object("acme", [Says(), Says("other")])
+    found = [one.article for one in act.objections_in("acme")]
+    assert found == ["no-work-on-sundays", "other"]
+
+
+def test_what_one_tenants_article_says_stands_in_no_others_entry() -> None:
+    """What the platform says of a call for no tenant stands wherever the call does."""
+    act = Act(kind="lease.grant")
+    act.object("acme", [Says()])
+    act.object("other", [Says("warns", denies=False)])
+    assert [act.verdict_in(name) for name in ("acme", "other", "third")] == [
+        "deny",
+        "warn",
+        "allow",
+    ]
+    assert [one["id"] for one in entry(act, tenant_id="other")["articles"]] == ["warns"]
+    assert "articles" not in entry(act, tenant_id="third")
+    platform = Act(kind="tenant.read")
+    platform.object("", [Says()])
+    assert platform.verdict_in("acme") == platform.verdict_in("") == "deny"
 
 
 def test_a_refusal_is_no_verdict_of_the_constitution() -> None:
     """What the gates refuse by themselves breaks no article."""
-    assert Act(kind="run.read", refusal="NOT_FOUND").verdict == "allow"
+    assert Act(kind="run.read", refusal="NOT_FOUND").verdict_in("acme") == "allow"
 
 
 def test_another_act_of_the_same_call_keeps_the_caller_and_nothing_else() -> None:
@@ -158,6 +183,14 @@ def test_another_act_of_the_same_call_keeps_the_caller_and_nothing_else() -> Non
     assert (again.subject, again.definition, again.refusal) == ({}, "", "")
     assert (again.objections, again.facts, again.taken) == ([], None, False)
     assert act.again().kind == "run.start"
+
+
+def test_an_act_under_a_message_has_what_stands_against_the_message() -> None:
+    act = whole_act(facts={"points": ["call"]})
+    again = act.again("lease.settle", objected=True)
+    assert (again.objections, again.facts) == (act.objections, act.facts)
+    again.object("acme", [Says("later")])
+    assert len(act.objections) == 1
 
 
 def _happen(journal: Journal, *tenant_ids: str) -> None:
@@ -188,11 +221,11 @@ def test_an_act_that_is_closed_is_taken_and_has_the_objections_that_were_noted()
     """They are not the next act's."""
     journal = Journal()
     first, second = Act(kind="lease.settle"), Act(kind="lease.settle")
-    journal.objections.append(Says(denies=False))
+    journal.object("a", [Says(denies=False)])
     journal.act(first, 0, NOW, ["a"])
     journal.act(second, 0, NOW, ["a"])
-    assert (first.taken, first.verdict) == (True, "warn")
-    assert (second.taken, second.verdict) == (True, "allow")
+    assert (first.taken, first.verdict_in("a")) == (True, "warn")
+    assert (second.taken, second.verdict_in("a")) == (True, "allow")
 
 
 def test_a_seal_hands_everything_over_once() -> None:
