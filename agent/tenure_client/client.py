@@ -25,6 +25,7 @@ from tenure.v1 import access_pb2, agents_pb2, payload_pb2, runs_pb2, tenants_pb2
 from tenure_client import payload, watching
 from tenure_client.channel import Tls
 from tenure_client.connection import Connection
+from tenure_client.constitution import Constitutions
 from tenure_client.payload import ABSENT
 
 PAGE_SIZE = 1000
@@ -57,6 +58,8 @@ class Client:
             retry_seconds=retry_seconds,
             call_seconds=call_seconds,
         )
+        #: The tenant's constitution: put into force, shown, tried, reported on.
+        self.constitution = Constitutions(self._connection)
 
     async def close(self) -> None:
         """Closes the lines; the client is of no use afterwards."""

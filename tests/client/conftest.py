@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from tenure.v1 import (
     access_pb2,
     agents_pb2_grpc,
+    constitution_pb2_grpc,
     runs_pb2,
     runs_pb2_grpc,
     tenants_pb2,
@@ -45,6 +46,8 @@ class Refusal:
     fields: tuple[tuple[str, str], ...] = ()
     retry_after: float | None = None
     quota: tuple[str, str] | None = None
+    #: Article and sentence of each objection.
+    objections: tuple[tuple[str, str], ...] = ()
 
 
 def details_of(refusal: Refusal) -> bytes:
@@ -77,6 +80,11 @@ def details_of(refusal: Refusal) -> bytes:
                 violations=[violation(subject=subject, description=description)]
             )
         )
+    if refusal.objections:
+        denial = error_details_pb2.PreconditionFailure()
+        for article, sentence in refusal.objections:
+            denial.violations.add(type="ARTICLE", subject=article, description=sentence)
+        parts.append(denial)
     status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message)
     for part in parts:
         packed = any_pb2.Any()
@@ -233,6 +241,29 @@ class _Agents(agents_pb2_grpc.AgentsServicer):
         raise NotImplementedError
 
 
+class _Constitution(constitution_pb2_grpc.ConstitutionServicer):
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    async def SetConstitution(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("SetConstitution", request, context)
+
+    async def GetConstitution(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetConstitution", request, context)
+
+    async def ListConstitutions(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("ListConstitutions", request, context)
+
+    async def GetComplianceReport(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetComplianceReport", request, context)
+
+    async def TryConstitution(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        for message in self._script.take("TryConstitution", request, context):
+            if isinstance(message, Refusal):
+                await refuse(message, context)
+            yield message
+
+
 async def serve(script: Script) -> grpc.aio.Server:
     """Starts a fake coordinator and notes its address in the script."""
     server = grpc.aio.server()
@@ -240,6 +271,7 @@ async def serve(script: Script) -> grpc.aio.Server:
     workflows_pb2_grpc.add_WorkflowsServicer_to_server(_Workflows(script), server)
     runs_pb2_grpc.add_RunsServicer_to_server(_Runs(script), server)
     agents_pb2_grpc.add_AgentsServicer_to_server(_Agents(script), server)
+    constitution_pb2_grpc.add_ConstitutionServicer_to_server(_Constitution(script), server)
     script.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     return server

@@ -17,6 +17,7 @@ from tenure.v1 import agents_pb2, payload_pb2, runs_pb2, workflows_pb2
 from tenure_client import duration, graph, wfcommons, workflow_file
 from tenure_client.cli import (
     embedded,
+    objections,
     options,
     output,
     progress,
@@ -151,10 +152,12 @@ async def _run_plan(plan: Plan, directory: Path, *, kept: bool) -> int:
         async with house.client() as client:
             register = asyncio.create_task(client.register_workflow(plan.definition))
             await house.start_agent(config=plan.config, slots=plan.slots)
-            registered = (await register).workflow
+            answer = await register
+            registered = answer.workflow
             agent = await _agent(client, house.agent_id)
             _check_kinds(plan, agent)
             if not plan.json:
+                objections.warn(answer.warnings)
                 _announce(plan, agent)
             async with _unless_broken(house):
                 made = await _run_to_end(
@@ -176,6 +179,8 @@ async def _run_to_end(
         version=registered.version,
         input=plan.content,
     )
+    if not plan.json:
+        objections.warn(started.warnings)
     tally = progress.Tally(len(plan.definition.tasks))
     events: list[runs_pb2.RunEvent] = []
     with progress.display(registered.name, tally, json=plan.json, stderr=True) as shown:

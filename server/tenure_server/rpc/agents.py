@@ -51,6 +51,8 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         # However it stops to listen, by a fault even: an agent that is not heard is not served.
         listening.add_done_callback(lambda _: session.close())
         try:
+            # Not before it is written down that the agent came.
+            await self._engine.committed()
             yield self._welcome(session)
             async for outbound in stream.speak():
                 yield outbound
