@@ -60,6 +60,8 @@ PLAIN: dict[str, Any] = {
     "Hello.slots": 1,
     "LeaseTasksRequest.agent": "host",
     "LeaseTasksRequest.kinds": ["k"],
+    "SetConstitutionRequest.text": "articles: []",
+    "TryConstitutionRequest.text": "articles: []",
 }
 
 Names = dict[Owned, str]
