@@ -63,8 +63,6 @@ PLAIN: dict[str, Any] = {
     "LeaseTasksRequest.agent": "host",
     "LeaseTasksRequest.kinds": ["k"],
     "GetConsistencyProofRequest.first_size": 1,
-    "SetConstitutionRequest.text": "articles: []",
-    "TryConstitutionRequest.text": "articles: []",
 }
 
 Names = dict[Owned, str]
