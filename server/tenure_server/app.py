@@ -59,6 +59,7 @@ from tenure_server.config import (
 )
 from tenure_server.core.errors import Refusal
 from tenure_server.core.evidence import INSTALLATION
+from tenure_server.engine import bundles
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.inspection import LogBroken, inspect
 from tenure_server.engine.notary import Notary
@@ -140,6 +141,9 @@ class Coordinator:
             )
             undo.callback(self.store.close)
             notary = self._notary(clock)
+            bundles.keep_platform(
+                self.store, platform.digest(), platform.canonical(), clock.now_us()
+            )
             self.engine = Engine(self.store, self.settings(), clock, notary, platform=platform)
             await self.engine.start()
             undo.push_async_callback(self.engine.stop)

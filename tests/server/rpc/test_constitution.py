@@ -21,6 +21,7 @@ from tests.server.rpc.conftest import Refused
 from tenure.v1 import agents_pb2, constitution_pb2, runs_pb2, verdict_pb2, workflows_pb2
 from tenure_constitution.laws import Law, Point, VerdictResult
 
+POINTS = {int(point): point.word for point in Point}
 DENY, WARN, ALLOW = (int(VerdictResult[word]) for word in ("DENY", "WARN", "ALLOW"))
 
 
@@ -481,7 +482,7 @@ async def test_a_trial_reports_exactly_the_decisions_that_change(
         article("start", "run.priority != 3"),
         article("settle", "result.code != 'E'", effect="warn"),
     )
-    found = [(Point(one.point).word, one.was, one.would) for one in changes]
+    found = [(POINTS[one.point], one.was, one.would) for one in changes]
     assert found == [
         ("call", ALLOW, WARN),
         ("settle", ALLOW, WARN),

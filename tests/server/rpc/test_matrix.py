@@ -54,6 +54,8 @@ PLAIN: dict[str, Any] = {
     "LeaseRef.token": b"token",
     "Result.stopped": workflows_pb2.WorkflowTask(),
     "GetTaskRequest.task_key": "a",
+    "SetConstitutionRequest.text": '{"articles": []}',
+    "TryConstitutionRequest.text": '{"articles": []}',
     "Hello.agent": "host",
     "Hello.instance": "instance",
     "Hello.kinds": ["k"],
