@@ -15,12 +15,13 @@ from typing import Any
 import orjson
 
 from tenure_constitution.facts import Labels
-from tenure_evidence.canonical import canonical, digest_text
+from tenure_evidence.canonical import digest_text
 from tenure_evidence.digests import given_digest, payload_digest
 from tenure_evidence.mandate import lease_item
 from tenure_server.core import records
 from tenure_server.core.definition import Payload, WorkflowDefinition
 from tenure_server.core.graph import Graph
+from tenure_server.core.items import run_item, success_item, task_item
 from tenure_server.core.journal import Journal, Row
 from tenure_server.core.lifecycle import (
     RUN_ENDED,
@@ -34,8 +35,6 @@ from tenure_server.core.lifecycle import (
 _STATES = max(TaskState) + 1
 #: Of a definition about which no article asks.
 NO_FACTS: Mapping[str, Any] = MappingProxyType({})
-#: What an item of evidence calls an event: `task.lease_lost` for TASK_LEASE_LOST.
-ITEM_KINDS = {kind: kind.name.lower().replace("_", ".", 1) for kind in EventKind}
 
 
 @dataclass(slots=True)
@@ -385,21 +384,14 @@ class LiveRun:
         )
         if not journal.keeps_evidence:
             return
-        item: dict[str, Any] = {
-            "run": self.run_id,
-            "seq": sequence,
-            "at": now_us,
-            "kind": ITEM_KINDS[kind],
-        }
-        if message:
-            item["text"] = digest_text(message.encode())
+        started: dict[str, str] = {}
         if kind is EventKind.RUN_STARTED:
-            item["definition"] = self.workflow_digest
-            item["constitution"] = self.constitution_digest
+            started["definition"] = self.workflow_digest
+            started["constitution"] = self.constitution_digest
             given = self.input_digest()
             if given is not None:
-                item["input"] = "sha256:" + given.hex()
-        journal.items.append(canonical(item))
+                started["input"] = "sha256:" + given.hex()
+        journal.items.append(run_item(self.run_id, sequence, now_us, kind, message, started))
 
     def log_task(
         self,
@@ -434,25 +426,21 @@ class LiveRun:
         )
         if not journal.keeps_evidence:
             return
-        item: dict[str, Any] = {
-            "run": self.run_id,
-            "seq": sequence,
-            "at": now_us,
-            "kind": ITEM_KINDS[kind],
-            "task": key,
-            "attempt": facts.attempt,
-            "term": facts.term,
-            "agent": facts.agent,
-        }
-        if code:
-            item["code"] = code
-        if message:
-            item["text"] = digest_text(message.encode())
-        if result is not None:
-            item["result"] = "sha256:" + result.hex()
-        if output is not None:
-            item["output"] = "sha256:" + digest_of(output).hex()
-        journal.items.append(canonical(item))
+        who = key, facts.attempt, facts.term, facts.agent
+        if kind is EventKind.TASK_SUCCEEDED and result is not None and output is None:
+            item = success_item(self.run_id, sequence, now_us, *who, result)
+        else:
+            said: dict[str, str] = {}
+            if code:
+                said["code"] = code
+            if message:
+                said["text"] = digest_text(message.encode())
+            if result is not None:
+                said["result"] = "sha256:" + result.hex()
+            if output is not None:
+                said["output"] = "sha256:" + digest_of(output).hex()
+            item = task_item(self.run_id, sequence, now_us, kind, *who, said)
+        journal.items.append(item)
 
     def log_lease(
         self,
