@@ -59,6 +59,7 @@ from tenure_server.config import (
 )
 from tenure_server.core.errors import Refusal
 from tenure_server.core.evidence import INSTALLATION
+from tenure_server.engine import bundles
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.inspection import LogBroken, inspect
 from tenure_server.engine.notary import Notary
@@ -127,7 +128,7 @@ class Coordinator:
         async with contextlib.AsyncExitStack() as undo:
             rules = access.all_rules()
             undo.push_async_callback(self._server.stop, None)
-            platform = await _platform_constitution(self.config.constitution)
+            platform = await self.platform()
             port = _bind(self._server, self.config)
             self.address = self.config.advertised(port)
             clock = SystemClock()
@@ -140,14 +141,10 @@ class Coordinator:
             )
             undo.callback(self.store.close)
             notary = self._notary(clock)
-            settings = Settings(
-                lease_us=int(self.config.lease_seconds * 1e6),
-                accept_us=int(self.config.accept_seconds * 1e6),
-                seat_us=int(self.config.seat_seconds * 1e6),
-                keep_payloads_us=int(self.config.keep_payloads_days * 86_400e6),
-                keep_runs_us=int(self.config.keep_runs_days * 86_400e6),
+            bundles.keep_platform(
+                self.store, platform.digest(), platform.canonical(), clock.now_us()
             )
-            self.engine = Engine(self.store, settings, clock, notary, platform=platform)
+            self.engine = Engine(self.store, self.settings(), clock, notary, platform=platform)
             await self.engine.start()
             undo.push_async_callback(self.engine.stop)
             if self.config.bootstrap_file is not None:
@@ -172,6 +169,20 @@ class Coordinator:
                 "serving without TLS: keys can be read on the way", listen=self.config.listen
             )
         log.info("serving", address=self.address, store=self.store.kind)
+
+    def settings(self) -> Settings:
+        """What the engine is to keep to."""
+        return Settings(
+            lease_us=int(self.config.lease_seconds * 1e6),
+            accept_us=int(self.config.accept_seconds * 1e6),
+            seat_us=int(self.config.seat_seconds * 1e6),
+            keep_payloads_us=int(self.config.keep_payloads_days * 86_400e6),
+            keep_runs_us=int(self.config.keep_runs_days * 86_400e6),
+        )
+
+    async def platform(self) -> article.Constitution:
+        """The constitution of all tenants, admitted. Raises StartError."""
+        return await _platform_constitution(self.config.constitution)
 
     async def stop(self) -> None:
         """Drains: agents are told, what is under way commits, streams end, then all is closed.
@@ -211,13 +222,15 @@ class Coordinator:
         return notary
 
     def _add_services(self) -> None:
-        server, engine, store = self._server, self.engine, self.store
+        server, engine, store, keys = self._server, self.engine, self.store, self.signing.keys
         tenants_pb2_grpc.add_TenantsServicer_to_server(
             Tenants(engine, store, self._streams), server
         )
         workflows_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(engine, store), server)
         runs_pb2_grpc.add_RunsServicer_to_server(Runs(engine, store), server)
-        agents_pb2_grpc.add_AgentsServicer_to_server(Agents(engine), server)
+        agents_pb2_grpc.add_AgentsServicer_to_server(
+            Agents(engine, root_key=keys.root_key, certificates=keys.certificates), server
+        )
         constitution_pb2_grpc.add_ConstitutionServicer_to_server(
             Constitution(engine, self._chain.rules), server
         )
@@ -241,7 +254,7 @@ class Coordinator:
         task.add_done_callback(self._tasks.discard)
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, kind: type[Coordinator] = Coordinator) -> None:
     """Serves until SIGTERM, SIGINT or the end of standard input."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -249,7 +262,7 @@ async def serve(config: Config) -> None:
         loop.add_signal_handler(number, stop.set)
     if config.exit_with_stdin:
         _watch_stdin(lambda: loop.call_soon_threadsafe(stop.set))
-    coordinator = Coordinator(config)
+    coordinator = kind(config)
     await coordinator.start()
     # What stands now stands for good; and the hot path makes many small objects that live for one
     # commit, among which the default thresholds search all the time.
@@ -375,14 +388,21 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--exit-with-stdin", is_flag=True, help="Drain and exit when standard input ends.")
 @_option("--log-format", type=click.Choice(["json", "console"]), default="console", help="Form.")
 @_option("--log-level", type=click.Choice(logs.LEVELS), default="info", help="From here up.")
-def serve_command(log_format: Literal["json", "console"], log_level: str, **settings: Any) -> None:
+@click.pass_obj
+def serve_command(
+    kind: type[Coordinator] | None,
+    /,
+    log_format: Literal["json", "console"],
+    log_level: str,
+    **settings: Any,
+) -> None:
     """Serves until it is told to stop, then drains and exits with 0."""
     try:
         config = Config.checked(log_format=log_format, log_level=log_level, **settings)
         logs.configure(log_format, log_level)
         sys.setswitchinterval(SWITCH_SECONDS)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(config))
+            runner.run(serve(config, kind or Coordinator))
     except (
         ConfigError,
         StartError,

@@ -50,9 +50,10 @@ class Signing:
             raise LookupError("the signing keys are not open yet")
         return self._keys
 
-    def sign(self, entry: bytes) -> bytes:
-        """Signs the entry of a grant, for agents."""
-        return mandate.sign(self.keys.newest, entry)
+    def sign(self, entry: bytes) -> tuple[bytes, bytes]:
+        """Signs the entry of a grant, for agents: gives the key's hash and the signature."""
+        newest = self.keys.newest
+        return newest.verifier.hash, mandate.sign(newest, entry)
 
     def open(self, store: Store, now_us: Callable[[], int]) -> None:
         """Reads the file, makes it for a store that has no keys yet, and compares the two.

@@ -173,7 +173,7 @@ def _of_records(rows: Any, draw: random.Random, where: str) -> Iterator[Mutation
             "term = term + 1",
             "agent = agent || 'x'",
             "message = message || 'x'",
-            "digest = zeroblob(32)",
+            "code = code || 'x'",
             "task_key = task_key || 'x'",
         ):
             sql = f"UPDATE workflow_execution_log SET {what} {same}"

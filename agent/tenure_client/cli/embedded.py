@@ -141,13 +141,17 @@ class Embedded:
     async def start_agent(self, *, config: Path | None, slots: int | None) -> None:
         """Starts the agent and waits until the coordinator has welcomed it.
 
-        `config` is the TOML file with its handlers; without one it has the built-in kinds only.
+        `config` is the TOML file with its handlers; without one it has the built-in kinds only. The
+        agent executes only what this coordinator signs. Raises TenureError.
         """
+        async with self.client() as client:
+            keys = await client.evidence.signing_keys()
         key_file = self.data / "agent.key"
         _write_private(key_file, self._credential("agent"))
         arguments = [] if config is None else ["--config", str(config)]
         arguments += ["--address", self.address, "--key-file", str(key_file)]
         arguments += ["--name", AGENT_NAME, "--spool", str(self.data / "spool")]
+        arguments += ["--public-key", keys.root_key]
         if slots is not None:
             arguments += ["--slots", str(slots)]
         child = await self._spawn("agent", "tenure_agent", "agent", arguments)

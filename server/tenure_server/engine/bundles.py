@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from tenure_evidence import bundle, tree
-from tenure_evidence.canonical import NotCanonical, read
+from tenure_evidence.canonical import NotCanonical, hash_text, read
+from tenure_evidence.digests import constitution_digest
 from tenure_evidence.signing import SigningKeys
 from tenure_server.core import errors, records
+from tenure_server.core.evidence import COORDINATOR, INSTALLATION, Act, Draft
+from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
+from tenure_server.store.errors import StoreConflict, StoreFailed
 from tenure_server.store.evidence_reads import EvidenceReads
 from tenure_server.store.reads import TenantReads
+
+_VERSIONS_AT_ONCE = 100
 
 
 def of_run(store: Store, keys: SigningKeys, checkpoint: records.Checkpoint, run_id: str) -> bytes:
@@ -29,7 +36,7 @@ def of_run(store: Store, keys: SigningKeys, checkpoint: records.Checkpoint, run_
         raise errors.Quarantined(tenant_id, f"definition {run.workflow_digest} is missing")
     places = {place for entry in entries for place in tree.inclusion_nodes(entry.index, size)}
     nodes = reads.nodes(sorted(places))
-    platform, own = _constitution(reads, run.constitution_digest)
+    platform, own = _constitution(store, tenant_id, run.constitution_digest)
     try:
         parts = [
             bundle.EntryPart(
@@ -76,6 +83,47 @@ def _run_of(item: bytes) -> object:
         return None
 
 
-def _constitution(reads: EvidenceReads, digest: str) -> tuple[bytes, bytes]:
-    """The canonical constitutions, the platform's and the tenant's, that have this digest."""
-    return b"", reads.constitution(digest)
+def _constitution(store: Store, tenant_id: str, digest: str) -> tuple[bytes, bytes]:
+    """The canonical constitutions, the platform's and the tenant's, that have this digest together.
+
+    Both are empty when they are not known any more; a verifier says so then.
+    """
+    platforms = _versions(store, INSTALLATION)
+    own = [b"", *_versions(store, tenant_id)]
+    for platform, tenant in itertools.product(platforms, own):
+        if hash_text(constitution_digest(platform, tenant)) == digest:
+            return platform, tenant
+    return b"", b""
+
+
+def _versions(store: Store, tenant_id: str) -> list[bytes]:
+    """Every version of a constitution, the newest first."""
+    reads, found, before = TenantReads(store, tenant_id), [], None
+    while page := reads.constitutions(before, _VERSIONS_AT_ONCE):
+        found += [version.canonical for version in page]
+        before = page[-1].version
+    return found
+
+
+def keep_platform(store: Store, digest: str, canonical: bytes, now_us: int) -> None:
+    """Keeps the platform's constitution, so that runs stay provable that were started under it.
+
+    To be called before anything else writes. Raises StoreFailed.
+    """
+    with store.reading():
+        newest = TenantReads(store, INSTALLATION).constitution()
+    if newest is not None and newest.digest == digest:
+        return
+    act = Act(kind="constitution.platform", subject={"constitution": digest})
+
+    def keep(acts: Acts) -> None:
+        acts.set_constitution(INSTALLATION, digest, canonical, COORDINATOR, now_us)
+
+    try:
+        store.writer().act({}, keep, [Draft(act, INSTALLATION, now_us)])
+    except StoreConflict as error:
+        # Another coordinator of the same database starts just now, and was faster.
+        with store.reading():
+            newest = TenantReads(store, INSTALLATION).constitution()
+        if newest is None or newest.digest != digest:
+            raise StoreFailed(f"the platform's constitution could not be kept: {error}") from error

@@ -93,9 +93,6 @@ def _event_problem(event: Mapping[str, Any], found: Item) -> str:
     for name, value in expected.items():
         if item.get(name, type(value)()) != value:
             return f"says another {name} than was written down"
-    given = item.get("input") if kind == "task.leased" else item.get("result")
-    if event["digest"] != (None if kind == "run.started" else given):
-        return "has another digest than was written down"
     return ""
 
 

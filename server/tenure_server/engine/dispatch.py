@@ -15,6 +15,8 @@ from tenure_server.engine.sessions import AgentSession
 
 #: Id of the key and name of the agent.
 AgentKey = tuple[str, str]
+#: What one act grants at most: its mandate goes with each frame that holds a lease of it.
+GRANT_LEASES_MAX = 8192
 
 
 class Dispatch:
@@ -125,7 +127,7 @@ class Dispatch:
         fed: dict[AgentSession, None] = {}
         while hungry:
             # Work is spread over the agents rather than heaped onto the first.
-            share = max(1, ready // len(hungry))
+            share = min(max(1, ready // len(hungry)), GRANT_LEASES_MAX)
             still = []
             for session in hungry:
                 serving = _serving(session.tenant_ids, desks)

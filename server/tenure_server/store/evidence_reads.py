@@ -19,6 +19,7 @@ from tenure_server.core import records
 from tenure_server.store import evidence_queries as queries
 from tenure_server.store import statements, tables
 from tenure_server.store.database import Store
+from tenure_server.store.items import unpacked
 
 #: How many entries are read at once where all of a log or of a run are wanted.
 PAGE = 500
@@ -232,7 +233,8 @@ def _items(stored: bytes) -> tuple[bytes, ...]:
     checks it finds that, and people can still look at it.
     """
     try:
-        items = tuple(canonical(item) for item in orjson.loads(stored))
-    except (orjson.JSONDecodeError, TypeError):
+        array = unpacked(stored)
+        items = tuple(canonical(item) for item in orjson.loads(array))
+    except (ValueError, TypeError):
         return (stored,)
-    return items if b"[" + b",".join(items) + b"]" == stored else (stored,)
+    return items if b"[" + b",".join(items) + b"]" == array else (stored,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.server.rpc.conftest import Refused
 from tenure.v1 import agents_pb2, constitution_pb2, runs_pb2, verdict_pb2, workflows_pb2
 from tenure_constitution.laws import Law, Point, VerdictResult
 
+POINTS = {int(point): point.word for point in Point}
 DENY, WARN, ALLOW = (int(VerdictResult[word]) for word in ("DENY", "WARN", "ALLOW"))
 
 
@@ -252,12 +253,12 @@ async def test_each_point_denies_and_says_the_same_everywhere(
     ]
     for point, expression, reason, code in cases:
         await put(coordinator, article(point, expression))
-        act = {
+        acts: dict[str, Callable[[], Awaitable[Any]]] = {
             "call": lambda: coordinator.calls("viewer").runs.ListRuns(runs_pb2.ListRunsRequest()),
             "register": lambda: register(coordinator, name="other"),
             "start": lambda: start(coordinator),
-        }[point]
-        refusal = await refused(act())
+        }
+        refusal = await refused(acts[point]())
         sentence = (
             f"article at-{point} (law of precedence, resource constraint) denies: not so at {point}"
         )
@@ -373,7 +374,10 @@ async def test_articles_of_one_tenant_never_reach_another(
     found = await agents.LeaseTasks(agents_pb2.LeaseTasksRequest(agent="both", kinds=["k"]))
     await agents.SettleTasks(
         agents_pb2.SettleTasksRequest(
-            results=[agents_pb2.Result(lease=_ref(one), success={}) for one in found.batch.leases]
+            results=[
+                agents_pb2.Result(lease=_ref(one), success=agents_pb2.Success())
+                for one in found.batch.leases
+            ]
         )
     )
     logs = logbook.read(coordinator.server.store)
@@ -478,7 +482,7 @@ async def test_a_trial_reports_exactly_the_decisions_that_change(
         article("start", "run.priority != 3"),
         article("settle", "result.code != 'E'", effect="warn"),
     )
-    found = [(Point(one.point).word, one.was, one.would) for one in changes]
+    found = [(POINTS[one.point], one.was, one.would) for one in changes]
     assert found == [
         ("call", ALLOW, WARN),
         ("settle", ALLOW, WARN),
