@@ -120,7 +120,13 @@ async def coordinator(
 async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[LiveCoordinator]:
     """Serves on a store, with every kind of caller."""
     words = folder / "credentials.json"
-    settings = {"bootstrap_file": words, "bootstrap_tenant": TENANTS[0], **settings}
+    key = None if store.startswith("sqlite:") else folder / "signing-key.json"
+    settings = {
+        "signing_key": key,
+        "bootstrap_file": words,
+        "bootstrap_tenant": TENANTS[0],
+        **settings,
+    }
     async with serving_again(store, {}, **settings) as live:
         live.secrets["operator"] = json.loads(words.read_text())["operator"]
         operator = live.calls("operator")

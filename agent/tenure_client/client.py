@@ -26,6 +26,7 @@ from tenure_client import payload, watching
 from tenure_client.channel import Tls
 from tenure_client.connection import Connection
 from tenure_client.constitution import Constitutions
+from tenure_client.evidence import Evidence
 from tenure_client.payload import ABSENT
 
 PAGE_SIZE = 1000
@@ -76,6 +77,11 @@ class Client:
     ) -> None:
         await self.close()
 
+    @property
+    def evidence(self) -> Evidence:
+        """The log of evidence: entries, checkpoints, proofs, bundles."""
+        return Evidence(self._connection)
+
     # Tenants and keys
 
     async def create_tenant(
@@ -124,6 +130,11 @@ class Client:
             request_id=_request_id(),
         )
         return (await self._connection.call(lambda to: to.tenants.UpdateTenant, request)).tenant
+
+    async def delete_tenant(self, tenant_id: str) -> tenants_pb2.DeleteTenantResponse:
+        """Erases a tenant with all it has; its runs must have ended."""
+        request = tenants_pb2.DeleteTenantRequest(tenant_id=tenant_id, request_id=_request_id())
+        return await self._connection.call(lambda to: to.tenants.DeleteTenant, request)
 
     async def create_key(
         self,

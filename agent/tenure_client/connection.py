@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from tenure.v1 import (
     agents_pb2_grpc,
     constitution_pb2_grpc,
+    evidence_pb2_grpc,
     runs_pb2_grpc,
     tenants_pb2_grpc,
     workflows_pb2_grpc,
@@ -41,6 +42,7 @@ class Stubs:
     runs: runs_pb2_grpc.RunsStub
     agents: agents_pb2_grpc.AgentsStub
     constitution: constitution_pb2_grpc.ConstitutionStub
+    evidence: evidence_pb2_grpc.EvidenceStub
 
 
 class Connection:
@@ -94,6 +96,7 @@ class Connection:
                     runs_pb2_grpc.RunsStub(line),
                     agents_pb2_grpc.AgentsStub(line),
                     constitution_pb2_grpc.ConstitutionStub(line),
+                    evidence_pb2_grpc.EvidenceStub(line),
                 ),
             )
         return self._lines[self._address][1]

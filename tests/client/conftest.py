@@ -20,6 +20,7 @@ from tenure.v1 import (
     access_pb2,
     agents_pb2_grpc,
     constitution_pb2_grpc,
+    evidence_pb2_grpc,
     runs_pb2,
     runs_pb2_grpc,
     tenants_pb2,
@@ -131,6 +132,15 @@ class Script:
             await refuse(answer, context)
         return answer
 
+    async def stream(self, rpc: str, request: Any, context: Context) -> AsyncIterator[Any]:
+        for message in self.take(rpc, request, context):
+            if isinstance(message, Refusal):
+                await refuse(message, context)
+            if isinstance(message, asyncio.Event):
+                await message.wait()
+            else:
+                yield message
+
 
 async def refuse(refusal: Refusal, context: Context) -> None:
     trailing = (("grpc-status-details-bin", details_of(refusal)),)
@@ -140,6 +150,9 @@ async def refuse(refusal: Refusal, context: Context) -> None:
 class _Tenants(tenants_pb2_grpc.TenantsServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
+
+    async def DeleteTenant(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("DeleteTenant", request, context)
 
     async def CreateTenant(self, request: Any, context: Context) -> Any:
         return await self._script.answer("CreateTenant", request, context)
@@ -212,13 +225,39 @@ class _Runs(runs_pb2_grpc.RunsServicer):
         return await self._script.answer("CancelRun", request, context)
 
     async def WatchRun(self, request: Any, context: Context) -> AsyncIterator[Any]:
-        for message in self._script.take("WatchRun", request, context):
-            if isinstance(message, Refusal):
-                await refuse(message, context)
-            if isinstance(message, asyncio.Event):
-                await message.wait()
-            else:
-                yield message
+        async for message in self._script.stream("WatchRun", request, context):
+            yield message
+
+
+class _Evidence(evidence_pb2_grpc.EvidenceServicer):
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    async def ListEntries(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("ListEntries", request, context)
+
+    async def GetCheckpoint(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetCheckpoint", request, context)
+
+    async def ListCheckpoints(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("ListCheckpoints", request, context)
+
+    async def GetInclusionProof(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetInclusionProof", request, context)
+
+    async def GetConsistencyProof(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetConsistencyProof", request, context)
+
+    async def GetSigningKeys(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetSigningKeys", request, context)
+
+    async def ExportRun(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        async for message in self._script.stream("ExportRun", request, context):
+            yield message
+
+    async def WatchEntries(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        async for message in self._script.stream("WatchEntries", request, context):
+            yield message
 
 
 class _Agents(agents_pb2_grpc.AgentsServicer):
@@ -272,6 +311,7 @@ async def serve(script: Script) -> grpc.aio.Server:
     runs_pb2_grpc.add_RunsServicer_to_server(_Runs(script), server)
     agents_pb2_grpc.add_AgentsServicer_to_server(_Agents(script), server)
     constitution_pb2_grpc.add_ConstitutionServicer_to_server(_Constitution(script), server)
+    evidence_pb2_grpc.add_EvidenceServicer_to_server(_Evidence(script), server)
     script.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     return server

@@ -50,8 +50,13 @@ COMMANDS = {
         "constitution",
         "Set, show and try the rules, check by them, and report.",
     ),
+    "evidence": (
+        "evidence",
+        "evidence",
+        "List, export, verify and audit what was done and refused.",
+    ),
     "agents": ("agents", "agents", "List the agents that serve the tenant."),
-    "tenants": ("tenants", "tenants", "Make, list, show and change tenants."),
+    "tenants": ("tenants", "tenants", "Make, list, show, change and erase tenants."),
     "keys": ("keys", "keys", "Make, list and revoke API keys."),
     "whoami": ("keys", "whoami", "Show the key in use, its roles and tenants."),
 }
@@ -124,6 +129,7 @@ def explain(error: Exception) -> tuple[str, int]:
     """Turns an error into a line for people and an exit code."""
     # Imported here: when these were not needed before, no error of theirs can have happened.
     from tenure_client.channel import ChannelError
+    from tenure_client.cli.proving import ProofError
     from tenure_client.errors import TenureError
     from tenure_client.graph import DefinitionError
     from tenure_client.payload import PayloadError
@@ -134,6 +140,8 @@ def explain(error: Exception) -> tuple[str, int]:
             return explain_refusal(error)
         case ChannelError() | DefinitionError() | PayloadError() | WorkflowFileError():
             return str(error), BAD_INPUT
+        case ProofError():
+            return str(error), FAILED
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return f"{where}{(error.strerror or str(error)).lower()}", FAILED

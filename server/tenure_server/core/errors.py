@@ -6,9 +6,10 @@
     ├── TenantNotChosen · FieldsInvalid · GraphInvalid · MetadataInvalid · PageTokenInvalid
     ├── NotFound                                   not there, or not the caller's: the same words
     ├── AlreadyExists · RequestIdReused
-    ├── RunClosed · AgentReplaced
+    ├── RunClosed · AgentReplaced · RunsOpen
     ├── CallDenied · ActDenied                     the constitution says no
     ├── DefinitionChanged                          what is stored is not what was registered
+    ├── Quarantined                                the tenant is stopped until somebody has looked
     ├── QuotaExceeded
     └── SeatElsewhere · StoreUnavailable · Stopping   worth another try
 
@@ -119,6 +120,23 @@ class ActDenied(Denied):
 
 class DefinitionChanged(Refusal):
     """A stored definition does not have its digest any more."""
+
+
+class RunsOpen(Refusal):
+    """The tenant has runs that have not ended."""
+
+
+class Quarantined(Refusal):
+    """The tenant's evidence is not as it was written, so nothing is added to it."""
+
+    def __init__(self, tenant_id: str, finding: str) -> None:
+        whose = f"tenant {tenant_id} is" if tenant_id else "the installation is"
+        super().__init__(
+            f"{whose} stopped, because its record is broken: {finding}; audit the log, restore "
+            "what was changed, and start the coordinator again",
+            tenant_id=tenant_id,
+            finding=finding,
+        )
 
 
 class QuotaExceeded(Refusal):

@@ -134,7 +134,9 @@ class Draft:
     index: int = -1
     entry: bytes = b""
     leaf_hashes: Sequence[bytes] = ()
+    #: Of the entry, and the hash of the key that made it. Empty: nobody signs.
     signature: bytes = b""
+    key_hash: bytes = b""
 
     @property
     def decision_id(self) -> str:

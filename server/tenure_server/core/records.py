@@ -158,6 +158,25 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A signed checkpoint of a log. The tenant is empty for the installation's own."""
+
+    tenant_id: str
+    size: int
+    note: str
+    create_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """An entry as the store has it. Items are None where they were pruned or not asked for."""
+
+    index: int
+    entry: bytes
+    items: tuple[bytes, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What was answered to a mutation under a request id."""
 

@@ -17,7 +17,7 @@ import orjson
 from tenure_constitution.facts import Labels
 from tenure_evidence.canonical import canonical, digest_text
 from tenure_evidence.digests import given_digest, payload_digest
-from tenure_evidence.mandate import LeaseFacts, lease_item
+from tenure_evidence.mandate import lease_item
 from tenure_server.core import records
 from tenure_server.core.definition import Payload, WorkflowDefinition
 from tenure_server.core.graph import Graph
@@ -482,7 +482,7 @@ class LiveRun:
             )
         )
         if given is not None:
-            lease = LeaseFacts(
+            item = lease_item(
                 run=self.run_id,
                 seq=sequence,
                 at=now_us,
@@ -495,7 +495,7 @@ class LiveRun:
                 handler=task.kind,
                 given=given,
             )
-            journal.items.append(lease_item(lease))
+            journal.items.append(item)
 
     @property
     def ended(self) -> bool:

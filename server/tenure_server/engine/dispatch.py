@@ -15,6 +15,8 @@ from tenure_server.engine.sessions import AgentSession
 
 #: Id of the key and name of the agent.
 AgentKey = tuple[str, str]
+#: What one act grants at most: its mandate goes with each frame that holds a lease of it.
+GRANT_LEASES_MAX = 8192
 
 
 class Dispatch:
@@ -123,18 +125,20 @@ class Dispatch:
         start = self._turn % len(hungry)
         hungry = hungry[start:] + hungry[:start]
         fed: dict[AgentSession, None] = {}
-        grants: dict[AgentSession, _Grant] = {}
         while hungry:
             # Work is spread over the agents rather than heaped onto the first.
-            share = max(1, ready // len(hungry))
+            share = min(max(1, ready // len(hungry)), GRANT_LEASES_MAX)
             still = []
             for session in hungry:
                 serving = _serving(session.tenant_ids, desks)
                 since = len(journal.events)
                 leases = fairness.grant(serving, session.agent, now_us, at_most=share)
                 if len(journal.events) > since:
-                    grant = grants.get(session) or grants.setdefault(session, _Grant(session))
+                    # An act of its own whenever agents take turns: so the entries of a run stand
+                    # in the order of its events.
+                    grant = _Grant(session)
                     grant.note(journal, since, leases)
+                    grant.close(journal, now_us)
                 if leases:
                     session.pending.leases += leases
                     fed[session] = None
@@ -142,8 +146,6 @@ class Dispatch:
                     if session.agent.free > 0:
                         still.append(session)
             hungry = still if ready > 0 else []
-        for grant in grants.values():
-            grant.close(journal, now_us)
         return fed
 
     def tell(self, desk: Desk) -> Iterable[AgentSession]:
@@ -167,7 +169,7 @@ class Dispatch:
 
 
 class _Grant:
-    """What one agent was granted in one turn: one act, one mandate for each tenant."""
+    """What one agent was granted at once: one act, one mandate for each tenant."""
 
     def __init__(self, session: AgentSession) -> None:
         self._session = session

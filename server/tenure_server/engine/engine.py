@@ -6,17 +6,18 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
 from tenure_constitution.article import Constitution
 from tenure_server.core import errors, records
-from tenure_server.core.evidence import INSTALLATION, Act
+from tenure_server.core.evidence import Act
 from tenure_server.core.lifecycle import RunState
-from tenure_server.core.seen import Seen
 from tenure_server.engine import starting
-from tenure_server.engine.answers import Answers, answer_row, answer_to
+from tenure_server.engine.answers import Answers, answer_row, answer_to, read_back
+from tenure_server.engine.closing import closed_for_good
 from tenure_server.engine.compliance import Compliance
 from tenure_server.engine.constitutions import Constitutions
 from tenure_server.engine.court import Court
@@ -24,9 +25,10 @@ from tenure_server.engine.dispatch import Dispatch
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.keys import Keys
 from tenure_server.engine.legislature import Legislature
+from tenure_server.engine.logbook import Logbook
+from tenure_server.engine.notary import Notary
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
-from tenure_server.engine.strangers import Strangers
 from tenure_server.engine.watch import follow
 from tenure_server.engine.work import Work
 from tenure_server.engine.workflows import Workflows
@@ -40,8 +42,6 @@ T = TypeVar("T")
 #: What follows a mutation: it gets the answer, or None when its outcome is not known.
 Afterwards = Callable[[bytes | None], Awaitable[None]]
 
-#: How many request ids are read at once when a desk is opened.
-REQUEST_IDS_PAGE = 5000
 #: From so many bytes of input on they are checked beside the loop.
 BESIDE_THE_LOOP_BYTES = 256 << 10
 
@@ -56,6 +56,7 @@ class Engine:
         store: Store,
         settings: Settings,
         clock: Clock,
+        notary: Notary | None = None,
         *,
         platform: Constitution | None = None,
     ) -> None:
@@ -84,6 +85,7 @@ class Engine:
             closed=self._closed,
             law_of=self.constitutions.of,
             learn=self._learn,
+            chain=None if notary is None else notary.chain,
         )
         self.court = Court(self.constitutions, lambda: self._floor.desks, self.now_us)
         #: What is registered.
@@ -95,7 +97,6 @@ class Engine:
             now_us=self.now_us,
             decided_here=lambda tenant_id: tenant_id in self._floor.desks,
         )
-        self._strangers = Strangers(lambda act: self._floor.note(act, (INSTALLATION,)))
         #: What may change what is in force, and tells how it was kept.
         self.legislature = Legislature(
             store,
@@ -107,6 +108,13 @@ class Engine:
             now_us=self.now_us,
         )
         self.compliance = Compliance(store, self.constitutions, self.workflows, self.read)
+        #: What can be asked of the logs.
+        self.logbook = Logbook(self._floor, store, self.read, notary)
+        #: Writes down an act by which nothing changed, and says where a call stands that chose no
+        #: tenant; see `Logbook`.
+        self.record, self.log_of = self.logbook.record, self.logbook.log_of
+        #: Closes a tenant's desk while it is erased; see `closing`.
+        self.closed_for_good = partial(closed_for_good, self._floor)
         #: What agents may ask.
         self.work = Work(
             self._floor, store, read=self.read, workflow_by_digest=self.workflows.by_digest
@@ -115,12 +123,13 @@ class Engine:
     async def start(self) -> None:
         """Takes the free seats and reads their open work back."""
         await self._floor.start()
+        self.logbook.start()
 
     async def stop(self) -> None:
         """Tells the agents, lets what is under way commit, and gives the seats back."""
         if self._following:
             await asyncio.wait(self._following)
-        self._strangers.close()
+        self.logbook.stop()
         await self._floor.stop()
         await self._keys.stop()
         self._readers.shutdown()
@@ -147,21 +156,7 @@ class Engine:
         """Raises unless this coordinator decides for the tenant now."""
         self._floor.check_seat(tenant_id)
 
-    # -- evidence
-
-    async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
-        """Writes down an act by which nothing changed: a read, a repetition, a refusal.
-
-        It stands in the log of each tenant, or in the installation's when there is none. Gives the
-        decision's id, empty when no evidence is kept. Raises SeatElsewhere, StoreUnavailable.
-        """
-        if not act.principal and not self._strangers.admits():
-            return ""
-        drafts = self._floor.note(act, tenant_ids or (INSTALLATION,))
-        if not drafts:
-            return ""
-        await self._floor.flushed()
-        return drafts[0].decision_id
+    # -- evidence and constitution
 
     def judge_call(
         self,
@@ -175,14 +170,11 @@ class Engine:
         """Judges a call, or a message of a stream; see `Court.call`. Raises CallDenied."""
         self.court.call(act, rpc, tenant_ids, platform_only=platform_only, keeps_facts=keeps_facts)
 
-    def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
-        """Where a call stands that chose no tenant: with its caller's only one, if that is decided
-        for here, else with the installation.
-        """
-        mine = len(tenant_ids) == 1 and tenant_ids[0] in self._floor.desks
-        return tenant_ids if mine else (INSTALLATION,)
-
     # -- keys and cold changes
+
+    def quarantine_of(self, tenant_id: str) -> str:
+        """Why a tenant is stopped, in a sentence; empty when it is not, or not held here."""
+        return self._floor.quarantine_of(tenant_id)
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs work on a read-only connection in a reader thread."""
@@ -204,7 +196,9 @@ class Engine:
     async def mutate(
         self,
         *,
-        tenants: Sequence[str],
+        tenants: Sequence[str] = (),
+        seats: Mapping[str, int] | None = None,
+        logs: Sequence[str] = (),
         remember_under: str,
         request: records.Request | None,
         work: Callable[[Acts], bytes],
@@ -219,9 +213,14 @@ class Engine:
         What lets it take effect here is done `afterwards`, even when the caller has gone: it gets
         the bytes, or None when nobody knows whether the mutation was committed.
 
+        `seats` are those of tenants without a desk. `logs` are where it is written down, if not
+        with the tenants.
+
         Raises SeatElsewhere, RequestIdReused, StoreUnavailable, and whatever refusal `work` raises.
         """
-        seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
+        if seats is None:
+            seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
+        do = partial(self._floor.act, seats, act=act, logs=logs)
         async with self._answers.claim(remember_under, [request]) as found:
             if request is not None and request.request_id in found:
                 known = _resolved(found[request.request_id])
@@ -229,7 +228,7 @@ class Engine:
             if before is not None:
                 before()
             if request is None or not request.request_id:
-                return await self._followed(self._floor.act(seats, work, act), bytes, afterwards)
+                return await self._followed(do(work), bytes, afterwards)
             asked, now_us = request, self.now_us()
 
             def work_and_remember(acts: Acts) -> records.Answer:
@@ -237,7 +236,7 @@ class Engine:
                 acts.remember(remember_under, asked.request_id, answer, now_us)
                 return answer
 
-            doing = asyncio.ensure_future(self._floor.act(seats, work_and_remember, act))
+            doing = asyncio.ensure_future(do(work_and_remember))
             self._answers.keep(remember_under, doing, {asked.request_id: None})
             return await self._followed(doing, _response, afterwards)
 
@@ -287,6 +286,12 @@ class Engine:
                 self._floor.stir(desk)
             elif tenant is not None:
                 await self._floor.take_seats()
+
+    def forget_erased(self, tenant_id: str) -> None:
+        """Forgets all that is remembered of a tenant that is gone."""
+        self.workflows.erase(tenant_id)
+        self._answers.erase(tenant_id)
+        self.logbook.notary.forget(tenant_id)
 
     # -- runs
 
@@ -411,28 +416,8 @@ class Engine:
 
     def _opened(self, tenant_id: str) -> None:
         """A desk was opened: its request ids are read, and until then each is looked up."""
-        seen = self._answers.open(tenant_id)
-
-        stored, reads = Seen(), TenantReads(self._store, tenant_id)
-
-        def fill(after: str) -> str:
-            page = reads.request_ids(after, REQUEST_IDS_PAGE)
-            for request_id, at_us in page:
-                stored.add(request_id, at_us)
-            return page[-1][0] if page else ""
-
-        async def cover() -> None:
-            try:
-                after = await self.read(fill, "")
-                while after:
-                    after = await self.read(fill, after)
-            except StoreFailed as error:
-                log.warning("request ids could not be read", error=str(error), tenant=tenant_id)
-                return
-            seen.put_before(stored)
-            self._answers.cover(tenant_id, seen)
-
-        self._floor.spawn(cover())
+        seen, reads = self._answers.open(tenant_id), TenantReads(self._store, tenant_id)
+        self._floor.spawn(read_back(self._answers, tenant_id, seen, reads, self.read))
 
     def _closed(self, tenant_id: str) -> None:
         self.workflows.forget(tenant_id)

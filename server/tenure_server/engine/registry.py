@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -40,6 +40,11 @@ class Recent(Generic[K, V]):
         self._items.move_to_end(key)
         if len(self._items) > self._size_max:
             self._items.popitem(last=False)
+
+    def forget(self, which: Callable[[K], bool]) -> None:
+        """Forgets the values under some keys."""
+        for key in [key for key in self._items if which(key)]:
+            del self._items[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +98,12 @@ class Registry:
         """Notes a version; versions only grow, so a slow read cannot bring an older one back."""
         key = tenant_id, name
         self.newest[key] = max(version, self.newest.get(key, 0))
+
+    def erase_tenant(self, tenant_id: str) -> None:
+        """Forgets everything of a tenant."""
+        self.forget_tenant(tenant_id)
+        self.workflows.forget(lambda key: key[0] == tenant_id)
+        self.digests.forget(lambda key: key[0] == tenant_id)
 
     def forget_tenant(self, tenant_id: str) -> None:
         """Forgets what was exact only while the seat was held."""

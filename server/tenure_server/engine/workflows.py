@@ -162,6 +162,10 @@ class Workflows:
         """What the constitution has against registering a definition."""
         return self._court.would_register(origin, roles, examined.facts)
 
+    def erase(self, tenant_id: str) -> None:
+        """Forgets everything of a tenant that is gone."""
+        self._registry.erase_tenant(tenant_id)
+
     def forget(self, tenant_id: str) -> None:
         """Forgets what was exact only while the seat was held."""
         self._registry.forget_tenant(tenant_id)

@@ -247,14 +247,15 @@ def workflow_message(
 # -- tenants and keys
 
 
-def tenant_message(value: records.Tenant) -> tenants_pb2.Tenant:
-    """A tenant."""
+def tenant_message(value: records.Tenant, quarantine: str = "") -> tenants_pb2.Tenant:
+    """A tenant, and why it is stopped."""
     return tenants_pb2.Tenant(
         tenant_id=value.tenant_id,
         display_name=value.display_name,
         max_leases=value.max_leases,
         weight=value.weight,
         create_time=timestamp(value.create_us),
+        quarantine=quarantine,
     )
 
 

@@ -48,6 +48,7 @@ _KEY_AND_TENANTS = _KEY.select(*rows.API_KEY, _KEY_TENANT.tenant_id).join(
 )
 _KEY_BY_HASH = _KEY_AND_TENANTS.where(_KEY.secret_hash == _slot("secret_hash"))
 _KEY_BY_ID = _KEY_AND_TENANTS.where(_KEY.api_key_id == _slot("api_key_id"))
+_SIGNING_KEYS = tables.SigningKey.select(tables.SigningKey.text).order_by(tables.SigningKey.number)
 _KEY_ANY = _KEY.select(Value(1)).limit(1)
 _KEYS_OF_NOBODY = _KEY.select(_KEY.api_key_id).where(
     ~fn.EXISTS(_KEY_TENANT.select(Value(1)).where(_KEY_TENANT.api_key_id == _KEY.api_key_id))
@@ -92,6 +93,10 @@ class Reads:
     def seats(self) -> list[records.Seat]:
         """Who decides for each tenant."""
         return [rows.seat(row) for row in self._rows(_SEATS)]
+
+    def signing_keys(self) -> list[str]:
+        """The public chain: the root's verifier key, and the certificates of the later ones."""
+        return [text for (text,) in self._rows(_SIGNING_KEYS)]
 
     def has_api_keys(self) -> bool:
         """Whether there is any key at all, revoked ones counted."""

@@ -17,6 +17,7 @@ from peewee import Case, Node, fn
 from tenure_server.core.lifecycle import RunState
 from tenure_server.store import statements, tables
 from tenure_server.store.database import Store
+from tenure_server.store.items import unpacked
 
 _slot = statements.slot
 _TENANT = _slot("tenant_id")
@@ -144,7 +145,7 @@ class VerdictReads:
                 kind=kind,
                 principal=principal,
                 entry=orjson.loads(bytes(entry)),
-                items=() if items is None else orjson.loads(bytes(items)),
+                items=() if items is None else orjson.loads(unpacked(bytes(items))),
                 facts=None if facts is None else orjson.loads(bytes(facts)),
             )
             for index, at_us, kind, principal, entry, items, facts in self._rows(
