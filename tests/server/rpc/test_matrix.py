@@ -62,8 +62,6 @@ PLAIN: dict[str, Any] = {
     "Hello.slots": 1,
     "LeaseTasksRequest.agent": "host",
     "LeaseTasksRequest.kinds": ["k"],
-    "SetConstitutionRequest.text": "articles: []",
-    "TryConstitutionRequest.text": "articles: []",
     "GetConsistencyProofRequest.first_size": 1,
 }
 
