@@ -25,11 +25,7 @@ class Says:
     article: str = "no-work-on-sundays"
     denies: bool = True
     message: str = "not on a Sunday"
-
-    @property
-    def sentence(self) -> str:
-        """What people are told."""
-        return f"article {self.article}: {self.message}"
+    sentence: str = "article no-work-on-sundays denies: not on a Sunday"
 
     def members(self) -> dict[str, str]:
         """As an entry has it."""
@@ -184,8 +180,7 @@ def test_another_act_of_the_same_call_keeps_the_caller_and_nothing_else() -> Non
     own = act.again(objected=True)
     assert own.kind == "run.start"
     act.object("acme", [Says("later")])
-    assert [one for _, one in own.objections] == [Says()]
-    assert own.facts == {"n": 1}
+    assert (own.objections, own.facts) == ([("acme", Says())], {"n": 1})
 
 
 def _happen(journal: Journal, *tenant_ids: str) -> None:
