@@ -188,7 +188,7 @@ async def test_a_changed_definition_stops_the_act_and_not_the_service(tmp_path: 
         ):
             refusal = await _refused(call)
             assert refusal.code is grpc.StatusCode.FAILED_PRECONDITION
-            assert refusal.reason == "QUARANTINED"
+            assert refusal.reason == "DEFINITION_CHANGED"
             assert "does not have its digest" in refusal.message
             assert refusal.facts["decision"].startswith("alpha/")
         started = await calls.runs.StartRun(runs_pb2.StartRunRequest(workflow="sound"))
@@ -209,7 +209,10 @@ async def test_a_changed_constitution_stops_its_tenant_and_no_other(tmp_path: Pa
     async with serving_again(url, secrets) as live:
         request = runs_pb2.ListRunsRequest()
         refusal = await _refused(live.calls("viewer").runs.ListRuns(request))
-        assert refusal.code is grpc.StatusCode.UNAVAILABLE
+        assert (refusal.code, refusal.reason) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "QUARANTINED",
+        )
         await live.calls("beta/viewer").runs.ListRuns(request)
 
 

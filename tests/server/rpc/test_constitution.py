@@ -432,7 +432,8 @@ async def test_a_restart_keeps_what_is_in_force(
     tmp_path: Path, any_url: str, refused: Refused
 ) -> None:
     """And what runs were started under; on both databases."""
-    async with serving(any_url, tmp_path) as live:
+    key = tmp_path / "signing-key.json"
+    async with serving(any_url, tmp_path, signing_key=key) as live:
         await register(live)
         run_id = (await start(live)).run_id
         before = await live.calls("viewer").constitution.GetConstitution(
@@ -440,7 +441,7 @@ async def test_a_restart_keeps_what_is_in_force(
         )
         await put(live, article("start", "run.priority > 1"))
         secrets = dict(live.secrets)
-    async with serving_again(any_url, secrets) as live:
+    async with serving_again(any_url, secrets, signing_key=key) as live:
         refusal = await refused(start(live))
         assert refusal.facts["article"] == "at-start"
         after = await live.calls("viewer").constitution.GetConstitution(
