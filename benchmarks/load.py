@@ -147,6 +147,12 @@ class Load:
         pieces = self._evidence.ExportRun(request, metadata=self._metadata)
         return b"".join([piece.chunk async for piece in pieces])
 
+    async def proven(self) -> bool:
+        """Whether evidence of anything is kept in the tenant."""
+        request = evidence_pb2.ListEntriesRequest(page_size=1)
+        page = await self._evidence.ListEntries(request, metadata=self._metadata)
+        return bool(page.entries)
+
     async def healthy(self) -> None:
         """Waits until the coordinator says that it serves."""
         async for answer in self._health.Watch(health_pb2.HealthCheckRequest()):

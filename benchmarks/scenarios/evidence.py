@@ -12,6 +12,7 @@ from benchmarks.installation import COORDINATOR, Installation, installed
 from benchmarks.load import Load
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, Target, at_least, median
+from benchmarks.verification import WrongHistoryError
 from tenure.v1 import workflows_pb2
 
 NAME = "evidence"
@@ -88,6 +89,8 @@ async def _compare(
                 await side.round(work, tasks)
             # Who goes first changes, so that what drifts does not favour one of them.
             sides.reverse()
+        if [await proven.load.proven(), await unproven.load.proven()] != [True, False]:
+            raise WrongHistoryError("evidence is not kept by the one coordinator and only by it")
         for side in sides:
             async for _ in side.load.verify_all(definition, side.run_ids):
                 pass
