@@ -23,7 +23,7 @@ from protovalidate import Validator
 from tenure.v1 import agents_pb2
 from tenure_server.core import errors, ids, records
 from tenure_server.core.evidence import INSTALLATION, Act
-from tenure_server.rpc import access, field_rules
+from tenure_server.rpc import access, fields
 from tenure_server.rpc.columns import Columns
 from tenure_server.rpc.owned import Owned, Walker
 from tenure_server.rpc.sizes import beside_the_loop
@@ -305,14 +305,12 @@ class Contract(Gate):
         if columns is not None and columns.surely_valid(message):
             return
         if violations := self._validator.collect_violations(message):
-            raise errors.FieldsInvalid(
-                [field_rules.read(item) for item in violations[:_VIOLATIONS_MAX]]
-            )
+            raise errors.FieldsInvalid([fields.read(item) for item in violations[:_VIOLATIONS_MAX]])
         # A newer client's field must not be dropped silently: it may change what the call means.
         # Streams are spared: their frames are many, and newer agents say hello to older servers.
         if call.inbound_stream:
             return
-        if found := [*field_rules.unknown_fields(message), *field_rules.unstorable(message)]:
+        if found := [*fields.unknown_fields(message), *fields.unstorable(message, "")]:
             raise errors.FieldsInvalid(found[:_VIOLATIONS_MAX])
 
 

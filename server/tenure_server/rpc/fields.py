@@ -27,7 +27,7 @@ def read(violation: Any) -> tuple[str, str]:
 
 
 def unknown_fields(message: Message) -> list[tuple[str, str]]:
-    """Fields that a newer client has sent and that would be dropped here: path and reason."""
+    """Fields of a message that this contract does not know, with their paths."""
     known = type(message)()
     known.CopyFrom(message)
     known.DiscardUnknownFields()
@@ -36,7 +36,7 @@ def unknown_fields(message: Message) -> list[tuple[str, str]]:
     return list(_find_unknown(message, ""))
 
 
-def unstorable(message: Message, prefix: str = "") -> Iterator[tuple[str, str]]:
+def unstorable(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
     """Text with the one character that PostgreSQL cannot keep and people never mean."""
     for item, value in message.ListFields():
         path = f"{prefix}.{item.name}" if prefix else item.name
