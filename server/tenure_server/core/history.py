@@ -7,17 +7,14 @@ none is without the other.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from tenure_evidence.canonical import canonical, digest_text
+from tenure_evidence.canonical import digest_text
 from tenure_evidence.mandate import lease_item
 from tenure_server.core.definition import Payload
+from tenure_server.core.items import run_item, success_item, task_item
 from tenure_server.core.journal import Journal
 from tenure_server.core.lifecycle import EventKind
 from tenure_server.core.runs import LiveRun, TaskFacts, digest_of
-
-#: What an item of evidence calls an event: `task.lease_lost` for TASK_LEASE_LOST.
-ITEM_KINDS = {kind: kind.name.lower().replace("_", ".", 1) for kind in EventKind}
 
 
 def note_run(
@@ -42,21 +39,14 @@ def note_run(
     )
     if not journal.keeps_evidence:
         return
-    item: dict[str, Any] = {
-        "run": run.run_id,
-        "seq": sequence,
-        "at": now_us,
-        "kind": ITEM_KINDS[kind],
-    }
-    if message:
-        item["text"] = digest_text(message.encode())
+    started: dict[str, str] = {}
     if kind is EventKind.RUN_STARTED:
-        item["definition"] = run.workflow_digest
-        item["constitution"] = run.constitution_digest
+        started["definition"] = run.workflow_digest
+        started["constitution"] = run.constitution_digest
         given = run.input_digest()
         if given is not None:
-            item["input"] = "sha256:" + given.hex()
-    journal.items.append(canonical(item))
+            started["input"] = "sha256:" + given.hex()
+    journal.items.append(run_item(run.run_id, sequence, now_us, kind, message, started))
 
 
 def note_task(
@@ -92,25 +82,21 @@ def note_task(
     )
     if not journal.keeps_evidence:
         return
-    item: dict[str, Any] = {
-        "run": run.run_id,
-        "seq": sequence,
-        "at": now_us,
-        "kind": ITEM_KINDS[kind],
-        "task": key,
-        "attempt": facts.attempt,
-        "term": facts.term,
-        "agent": facts.agent,
-    }
-    if code:
-        item["code"] = code
-    if message:
-        item["text"] = digest_text(message.encode())
-    if result is not None:
-        item["result"] = "sha256:" + result.hex()
-    if output is not None:
-        item["output"] = "sha256:" + digest_of(output).hex()
-    journal.items.append(canonical(item))
+    who = key, facts.attempt, facts.term, facts.agent
+    if kind is EventKind.TASK_SUCCEEDED and result is not None and output is None:
+        item = success_item(run.run_id, sequence, now_us, *who, result)
+    else:
+        said: dict[str, str] = {}
+        if code:
+            said["code"] = code
+        if message:
+            said["text"] = digest_text(message.encode())
+        if result is not None:
+            said["result"] = "sha256:" + result.hex()
+        if output is not None:
+            said["output"] = "sha256:" + digest_of(output).hex()
+        item = task_item(run.run_id, sequence, now_us, kind, *who, said)
+    journal.items.append(item)
 
 
 def note_lease(
