@@ -17,6 +17,7 @@ from tests.chaos.history import (
     Happening,
     LeaseName,
     Observation,
+    Read,
     Record,
     Renewed,
     Settled,
@@ -90,6 +91,8 @@ def acknowledged_is_kept(observations: Observations, record: Record) -> Iterator
                 state = "nowhere" if stored is None else stored.state
                 if state not in ("CANCELLING", "CANCELLED"):
                     yield f"the cancellation of run {run_id} was acknowledged; it is {state}"
+            case Read(outcome="NOT_FOUND", run_id=run_id):
+                yield f"run {run_id} was acknowledged to {seen.actor}, which could not read it"
             case Settled(verdict=verdict) if verdict in COUNTED:
                 if not _followed(record, seen):
                     yield f"the {seen.end} of {seen.lease} was {verdict}, and nothing followed"

@@ -59,6 +59,17 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """A client asked for a run whose start was acknowledged to it."""
+
+    actor: str
+    tenant: str
+    run_id: str
+    at: float
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """The tenants' own things that one answer named, as (what, id), to a caller for `tenants`."""
 
@@ -116,7 +127,7 @@ class Struck:
     at: float
 
 
-Observation = Started | Cancelled | Watched | Shown | Granted | Renewed | Settled | Struck
+Observation = Started | Cancelled | Watched | Read | Shown | Granted | Renewed | Settled | Struck
 #: An event of a stored run: sequence, kind, task key, term, and the index of its evidence.
 StoredEvent = tuple[int, str, str, int, int]
 

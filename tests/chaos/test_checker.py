@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.chaos import checker, history, honest
-from tests.chaos.history import Granted, Observation, Record, Settled, Shown, Started, Watched
+from tests.chaos.history import Granted, Observation, Read, Record, Settled, Shown, Started, Watched
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=120))
@@ -61,7 +61,7 @@ class Case:
 
 
 def case() -> Case:
-    """Three runs of two tenants: two succeed, in one of them two tasks at once, one is cancelled."""
+    """Runs of two tenants: two succeed, one of them with two tasks at once; one is cancelled."""
     world = honest.Honest()
     world.start("alpha", "wide")
     world.start("beta", "narrow")
@@ -105,6 +105,12 @@ def a_watcher_saw_a_gap(it: Case) -> None:
     at = it.first(Watched)
     events = it.seen[at].events  # type: ignore[union-attr]
     it.change(at, events=(events[0], *events[2:]))
+
+
+def an_acknowledged_run_cannot_be_read(it: Case) -> None:
+    it.seen.append(
+        Read(actor="client", tenant="alpha", run_id="run-1", at=1.0, outcome="NOT_FOUND")
+    )
 
 
 def a_request_became_two_runs(it: Case) -> None:
@@ -234,6 +240,7 @@ WRONG = {
         a_result_is_lost,
         a_shown_event_is_gone,
         a_watcher_saw_a_gap,
+        an_acknowledged_run_cannot_be_read,
     ],
     checker.a_request_is_one_run: [
         a_request_became_two_runs,
