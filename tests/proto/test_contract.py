@@ -229,8 +229,8 @@ def test_a_mutation_can_be_repeated_safely(rpc: Rpc) -> None:
 
 @every_rpc
 def test_what_a_name_promises_the_rule_keeps(rpc: Rpc) -> None:
-    """Calls that get, list, watch or validate are reads; no other call is."""
-    reads = re.match(r"(Get|List|Watch|Validate)[A-Z]", rpc.verb_and_noun) is not None
+    """Calls that get, list, watch, validate, export or try are reads; no other call is."""
+    reads = re.match(r"(Get|List|Watch|Validate|Export|Try)[A-Z]", rpc.verb_and_noun) is not None
     assert (rpc.rule.rate == access_pb2.RATE_CLASS_READ) == reads
 
 

@@ -83,6 +83,8 @@ async def test_anybody_may_read_the_contract(coordinator: LiveCoordinator) -> No
     names = {service.name for service in answers[0].list_services_response.service}
     assert names == {
         "tenure.v1.Agents",
+        "tenure.v1.Constitution",
+        "tenure.v1.Evidence",
         "tenure.v1.Runs",
         "tenure.v1.Tenants",
         "tenure.v1.Workflows",

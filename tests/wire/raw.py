@@ -12,11 +12,13 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
+from tests import logbook
 
 from tenure_client import errors
 
 Metadata = Sequence[tuple[str, str]]
-#: Every row of every table but the seats, which are renewed all the time.
+#: Every row of every table but the seats, which are renewed all the time, and the evidence, which
+#: tells of whatever is asked.
 Dump = dict[str, list[tuple[Any, ...]]]
 
 
@@ -101,11 +103,34 @@ def dump(database: Path) -> Dump:
         names = [
             name
             for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            if name != "seats"
+            if name != "seats" and not name.startswith("evidence_")
         ]
         return {
             name: sorted(connection.execute(f'SELECT * FROM "{name}"'), key=repr) for name in names
         }
+
+
+class Before:
+    """A SQLite store as it was: afterwards it has to be the same but for the evidence."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._dump = dump(database)
+        self._sizes = self._logs().sizes()
+
+    def check(self, *refusals: str) -> None:
+        """Wants nothing to have happened since, and these refusals, by reason, to be written down:
+        one entry each, and no other.
+        """
+        assert dump(self._database) == self._dump
+        logs = self._logs()
+        logs.check()
+        added = [entry for log in logs.since(self._sizes).values() for entry in log]
+        assert sorted(entry["refusal"] for entry in added if "refusal" in entry) == sorted(refusals)
+        assert not any("items" in entry for entry in added), "something happened to a run"
+
+    def _logs(self) -> logbook.Logs:
+        return logbook.read_url(f"sqlite://{self._database}")
 
 
 def _bytes(request: bytes | Message) -> bytes:

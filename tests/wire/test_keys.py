@@ -10,7 +10,7 @@ import pytest
 from tests.wire.by_hand import hand_agent
 from tests.wire.conftest import Install
 from tests.wire.installation import TENANT, Installation, until
-from tests.wire.raw import Line, bearer, dump
+from tests.wire.raw import Before, Line, bearer
 
 from tenure.v1 import access_pb2, agents_pb2, runs_pb2, tenants_pb2, workflows_pb2
 from tenure_client.client import Client
@@ -116,11 +116,11 @@ async def test_a_bad_frame_ends_the_agents_stream_with_its_reason(
     line: Line,
 ) -> None:
     """Whether it is the first one or comes later."""
-    before = dump(seeded.folder / "tenure.db")
+    before = Before(seeded.folder / "tenure.db")
     said = await line.stream("Agents/Work", frames, [bearer(await seeded.secret("agent"))])
     assert said.reason == reason, said
     assert said.fields[:1] == ((field,) if field else ())
-    assert dump(seeded.folder / "tenure.db") == before
+    before.check(reason)
 
 
 def requests(run_id: str) -> dict[str, bytes]:
@@ -164,7 +164,7 @@ async def test_a_mutation_repeated_across_a_restart_says_the_same_and_does_nothi
             (first[method],) = (await line.unary(method, request, who)).answers
     installation.coordinator.kill()
     await asyncio.to_thread(installation.coordinator.start)
-    before = dump(installation.folder / "tenure.db")
+    before = Before(installation.folder / "tenure.db")
     async with Line(installation.coordinator.address) as line:
         for method, request in requests(run_id).items():
             who = operator if method.startswith("Tenants") else admin
@@ -176,4 +176,4 @@ async def test_a_mutation_repeated_across_a_restart_says_the_same_and_does_nothi
                 assert tenants_pb2.CreateApiKeyResponse.FromString(again) == made
             else:
                 assert again == first[method], method
-    assert dump(installation.folder / "tenure.db") == before
+    before.check()

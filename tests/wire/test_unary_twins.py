@@ -13,7 +13,7 @@ import pytest
 from tests.wire.by_hand import STOPPED, hand_agent, ref, success
 from tests.wire.conftest import Install
 from tests.wire.installation import TENANT, Installation
-from tests.wire.raw import dump
+from tests.wire.raw import Before
 
 from tenure.v1 import agents_pb2, runs_pb2
 from tenure_client import payload
@@ -77,7 +77,7 @@ async def test_only_the_very_lease_and_its_first_result_count(house: Installatio
         run_id = await begin(admin, "forged")
         async with hand_agent(house) as agent, hand_agent(house, secret=made.secret) as other:
             (lease,) = await agent.lease("forged")
-            before = dump(house.folder / "tenure.db")
+            before = Before(house.folder / "tenure.db")
             forged = ref(lease, token=bytes(len(lease.token)))
             assert await agent.settle(forged, success(b"1")) == "UNKNOWN"
             assert await agent.settle(ref(lease, term=9), success(b"1")) == "UNKNOWN"
@@ -86,13 +86,13 @@ async def test_only_the_very_lease_and_its_first_result_count(house: Installatio
             assert await other.settle(ref(lease), success(b"1")) == "UNKNOWN"
             assert await other.renew(ref(lease), checkpoint=b"1") == LOST
             assert await agent.renew(forged, checkpoint=b"1") == LOST
-            assert dump(house.folder / "tenure.db") == before
+            before.check()
             assert await agent.settle(ref(lease), success(b"1")) == "APPLIED"
-            before = dump(house.folder / "tenure.db")
+            before = Before(house.folder / "tenure.db")
             assert await agent.settle(ref(lease), success(b"2")) == "SUPERSEDED"
             assert await agent.settle(ref(lease), "Error") == "SUPERSEDED"
             assert await agent.settle(forged, success(b"1")) == "UNKNOWN"
-            assert dump(house.folder / "tenure.db") == before
+            before.check()
         await admin.cancel_run(run_id)
 
 
@@ -121,11 +121,11 @@ async def test_results_for_a_cancelled_run_are_closed_out(house: Installation) -
         assert await agent.settle(ref(lease), STOPPED) == "APPLIED"
         run = await admin.get_run(run_id)
         assert (run.state, run.tasks.cancelled) == (runs_pb2.RUN_STATE_CANCELLED, 2)
-        before = dump(house.folder / "tenure.db")
+        before = Before(house.folder / "tenure.db")
         assert await agent.settle(ref(lease), success(b"1")) == "RUN_CLOSED"
         assert await agent.settle(ref(lease), STOPPED) == "ALREADY_APPLIED"
         assert await agent.settle(ref(lease, token=b"x"), success(b"1")) == "UNKNOWN"
-        assert dump(house.folder / "tenure.db") == before
+        before.check()
 
 
 async def test_an_output_that_cannot_be_kept_fails_the_attempt(house: Installation) -> None:
@@ -147,10 +147,10 @@ async def test_a_stale_term_is_superseded_and_changes_nothing(install: Install) 
         (stale,) = await agent.lease("stale")
         (fresh,) = await agent.lease("stale")  # comes when the first one has expired
         assert (fresh.task_key, fresh.term, fresh.attempt) == ("first", 2, 1)
-        before = dump(installation.folder / "tenure.db")
+        before = Before(installation.folder / "tenure.db")
         assert await agent.settle(ref(stale), success(b'"late"')) == "SUPERSEDED"
         assert await agent.renew(ref(stale), checkpoint=b"1") == LOST
-        assert dump(installation.folder / "tenure.db") == before
+        before.check()
         assert await agent.settle(ref(fresh), success(b'"in time"')) == "APPLIED"
         assert (await admin.get_task(run_id, "first")).output.data == b'"in time"'
 

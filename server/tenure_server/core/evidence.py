@@ -68,7 +68,12 @@ class Act:
     taken: bool = False
 
     def again(self, kind: str = "") -> Act:
-        """Another act of the same caller under the same call."""
+        """Another act of the same caller under the same call; what was objected goes over to it.
+
+        On a stream the call's own act is written over by each message, so what is written down is
+        such a copy.
+        """
+        objections, self.objections = self.objections, []
         return Act(
             kind=kind or self.kind,
             principal=self.principal,
@@ -77,6 +82,7 @@ class Act:
             correlation_id=self.correlation_id,
             request=self.request,
             begin_us=self.begin_us,
+            objections=objections,
         )
 
     def object(self, objections: Iterable[Objection]) -> None:

@@ -85,6 +85,9 @@ class Host(Protocol):
     def now_us(self) -> int:
         """The time."""
 
+    def check_seat(self, tenant_id: str) -> None:
+        """Raises unless this coordinator decides for the tenant now."""
+
     def mark(self) -> int:
         """Where an act begins."""
 
@@ -152,11 +155,13 @@ class AgentSession:
         """Writes down what is said inside as one act, if anything follows from it.
 
         `named` has the tenants in whose logs it stands in any case. Inside of another act it is
-        part of that one.
+        part of that one. Raises SeatElsewhere before anything is said, when one is not held here.
         """
         if self._is_acting:
             yield
             return
+        for tenant_id in named:
+            self._host.check_seat(tenant_id)
         since = self._host.mark()
         self._is_acting = True
         try:

@@ -270,9 +270,10 @@ class _Passage:
             raise errors.FieldsInvalid([("request", "does not parse")]) from None
 
     def _parsed_large(self, raw: bytes) -> tuple[Message, str]:
+        digest = digest_text(raw)
         message = self._parsed(raw)
         sizes.check(message)
-        return message, digest_text(raw)
+        return message, digest
 
     async def _pour(self, call: Call, responses: Any, context: Context) -> None:
         """Sends what a handler yields, once it is written down that it was asked for.
@@ -311,6 +312,8 @@ class _Passage:
         except (errors.Refusal, TimeoutError) as error:
             # It is refused all the same.
             log.warning("a refusal could not be written down", reason=str(error) or "it took long")
+        except Exception:
+            log.exception("a refusal could not be written down")
         else:
             refusal.facts["decision"] = decision
 

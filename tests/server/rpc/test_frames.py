@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -9,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2
-from tenure_server.core import errors, records
+from tenure_server.core import errors, ids, records
 from tenure_server.core.definition import Payload, WorkflowDefinition, WorkflowTask
 from tenure_server.core.graph import Graph
 from tenure_server.core.leases import STOPPED, AgentSlots, Lease, Success
 from tenure_server.core.lifecycle import Failure, RunState, Standing, Verdict
 from tenure_server.core.runs import LiveRun
-from tenure_server.engine.sessions import AgentSession, Outbound, Renewal
+from tenure_server.engine.sessions import AgentSession, Outbound, Renewal, Report
 from tenure_server.rpc import frames
 
 REF = agents_pb2.LeaseRef(run_id="r", task_key="a", term=3, token=b"token")
@@ -24,8 +26,17 @@ REF = agents_pb2.LeaseRef(run_id="r", task_key="a", term=3, token=b"token")
 class Notebook:
     """Writes down what a session is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *tenant_ids: str) -> None:
+        self.tenant_ids = tenant_ids or ("acme",)
         self.heard: list[tuple[Any, ...]] = []
+        #: Of each act its kind, the tenants named, and how much of `heard` belongs to it.
+        self.acts: list[tuple[str, list[str], int]] = []
+
+    @contextmanager
+    def acting(self, kind: str, tenant_ids: Sequence[str] = ()) -> Iterator[None]:
+        before = len(self.heard)
+        yield
+        self.acts.append((kind, list(tenant_ids), len(self.heard) - before))
 
     def __getattr__(self, name: str) -> Any:
         return lambda *words: self.heard.append((name, *words))
@@ -64,13 +75,58 @@ def test_a_frame_is_heard_whole_and_results_before_credits() -> None:
     assert notebook.heard == [
         ("accept", *ref),
         ("renew", Renewal(ref, 0.5, "half", None)),
-        ("settle", *ref, Success(Payload(b"1"))),
-        ("settle", *ref, Success(None)),
-        ("settle", *ref, Failure("E", "m", True)),
-        ("settle", *ref, STOPPED),
+        (
+            "settle_all",
+            [
+                Report(ref, Success(Payload(b"1"))),
+                Report(ref, Success(None)),
+                Report(ref, Failure("E", "m", True)),
+                Report(ref, STOPPED),
+            ],
+        ),
         ("give_back", *ref),
         ("add_credits", 2),
     ]
+    assert notebook.acts == [("lease.settle", ["acme"], 4)], "credits are no part of the act"
+
+
+def _of(tenant_id: str) -> agents_pb2.LeaseRef:
+    run_id = ids.new_id(tenant_id, 1, b"random")
+    return agents_pb2.LeaseRef(run_id=run_id, task_key="a", term=3, token=b"token")
+
+
+@pytest.mark.parametrize(
+    ("frame", "kind", "named"),
+    [
+        (agents_pb2.WorkRequest(credits=1), "lease.renew", []),
+        (agents_pb2.WorkRequest(renewals=[agents_pb2.Renewal(lease=_of("b"))]), "lease.renew", []),
+        (
+            agents_pb2.WorkRequest(
+                renewals=[agents_pb2.Renewal(lease=_of("a"))], returns=[_of("b")]
+            ),
+            "lease.return",
+            ["b"],
+        ),
+        (
+            agents_pb2.WorkRequest(
+                results=[agents_pb2.Result(lease=_of("c"), stopped=agents_pb2.Stopped())],
+                returns=[_of("a")],
+            ),
+            "lease.settle",
+            ["a", "c"],
+        ),
+    ],
+    ids=["credits", "a renewal", "a return", "a result and a return"],
+)
+def test_a_frame_is_one_act_by_its_weightiest_word_in_the_logs_it_speaks_of(
+    frame: agents_pb2.WorkRequest, kind: str, named: list[str]
+) -> None:
+    """Results and returns are written down with the tenants that they name, whatever they change;
+    the rest only where something happens.
+    """
+    notebook = Notebook("a", "b", "c")
+    frames.hear(notebook.session, frame)
+    assert [(one, tenants) for one, tenants, _ in notebook.acts] == [(kind, named)]
 
 
 def test_an_agent_that_drains_gets_no_credit() -> None:
@@ -119,7 +175,7 @@ def test_nothing_of_a_bad_frame_is_heard(frame: agents_pb2.WorkRequest, path: st
     with pytest.raises(errors.FieldsInvalid) as raised:
         frames.hear(notebook.session, frame)
     assert raised.value.violations[0][0] == path
-    assert notebook.heard == []
+    assert (notebook.heard, notebook.acts) == ([], [])
 
 
 def test_an_output_that_is_too_large_is_the_engines_to_judge() -> None:
@@ -128,7 +184,7 @@ def test_an_output_that_is_too_large_is_the_engines_to_judge() -> None:
     output = payload_pb2.Payload(data=b"{" * (1 << 21))
     result = agents_pb2.Result(lease=REF, success=agents_pb2.Success(output=output))
     frames.hear(notebook.session, agents_pb2.WorkRequest(results=[result]))
-    assert notebook.heard[0][-1] == Success(Payload(output.data))
+    assert notebook.heard[0][-1][0].end == Success(Payload(output.data))
 
 
 def test_what_a_handler_prints_can_always_be_kept() -> None:
@@ -139,7 +195,7 @@ def test_what_a_handler_prints_can_always_be_kept() -> None:
         notebook.session,
         agents_pb2.WorkRequest(results=[agents_pb2.Result(lease=REF, failure=failure)]),
     )
-    assert notebook.heard[0][-1] == Failure("E\ufffd", "core\ufffddumped")
+    assert notebook.heard[0][-1][0].end == Failure("E\ufffd", "core\ufffddumped")
 
 
 def _run(number: int, *, input_bytes: int = 0, tasks: list[WorkflowTask]) -> LiveRun:

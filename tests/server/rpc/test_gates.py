@@ -15,7 +15,9 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from tenure.v1 import access_pb2, runs_pb2, tenants_pb2, workflows_pb2
+from tenure_evidence.canonical import digest_text
 from tenure_server.core import errors, ids, records
+from tenure_server.core.evidence import INSTALLATION, Act
 from tenure_server.core.records import Role
 from tenure_server.rpc import access, doorway, gates
 
@@ -45,6 +47,10 @@ class OwnDesk:
     keys: dict[str, records.ApiKey] = field(default_factory=dict)
     broken: Exception | None = None
     elsewhere: str = ""
+    #: What was written down, and in which logs.
+    recorded: list[tuple[Act, tuple[str, ...]]] = field(default_factory=list)
+    #: Why nothing can be written down.
+    unwritable: Exception | None = None
 
     async def principal(self, secret_hash: bytes) -> records.ApiKey | None:
         if self.broken is not None:
@@ -60,6 +66,16 @@ class OwnDesk:
     def check_seat(self, tenant_id: str) -> None:
         if tenant_id == self.elsewhere:
             raise errors.SeatElsewhere(tenant_id, "10.0.0.7:7233")
+
+    def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
+        return tenant_ids if len(tenant_ids) == 1 else (INSTALLATION,)
+
+    async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
+        if self.unwritable is not None:
+            raise self.unwritable
+        act.taken = True
+        self.recorded.append((act, tuple(tenant_ids)))
+        return f"{tenant_ids[0] or 'installation'}/{len(self.recorded) - 1}"
 
     def add(self, secret: str = SECRET, **settings: Any) -> records.ApiKey:
         settings = {"tenant_ids": ("acme",), "roles": frozenset({Role.VIEWER}), **settings}
@@ -212,6 +228,7 @@ class Refused:
     message: str
     fields: tuple[tuple[str, str], ...]
     correlation_id: str
+    facts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, error: grpc.aio.AioRpcError) -> Refused:
@@ -227,7 +244,8 @@ class Refused:
             info.reason,
             found.message,
             tuple((it.field, it.description) for it in bad.field_violations),
-            str(dict(error.trailing_metadata() or ()).get("x-correlation-id", "")),
+            str(trailing.get("x-correlation-id", "")),
+            dict(info.metadata),
         )
 
 
@@ -519,16 +537,70 @@ async def test_a_foreign_tenant_is_not_there(house: House, tenant: str) -> None:
     assert refused.message == f"no such tenant: {tenant}"
 
 
-async def test_reads_need_no_seat_and_writes_do(house: House) -> None:
-    """What is committed anybody can show; only the holder decides."""
+@shapes
+async def test_reads_need_the_seat_as_writes_do(house: House, shape: str) -> None:
+    """Only the holder can write down that somebody read; the answer says who that is."""
     house.desk.add()
     house.desk.elsewhere = "acme"
-    await house.call("UnaryUnary")
-    rule = SHAPES["UnaryUnary"]
-    house.chain.rules = {**RULES, rule.method: replace(rule, rate=access.RateClass.WRITE)}
-    call = gates.Call(house.chain.rules[rule.method], (("authorization", f"Bearer {SECRET}"),))
-    with pytest.raises(errors.SeatElsewhere):
-        await house.chain.enter(call)
+    refused = await house.refused(shape)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "SEAT_ELSEWHERE")
+    assert refused.facts == {"holder": "10.0.0.7:7233"}
+    assert house.shapes.reached == 0
+    assert house.desk.recorded == [], "what nobody decided is written down by nobody"
+
+
+@shapes
+async def test_a_call_that_is_let_in_is_written_down_once(house: House, shape: str) -> None:
+    """In its tenant's log, with the digest of the bytes that came."""
+    key = house.desk.add()
+    request = runs_pb2.GetRunRequest(run_id=RUN)
+    await house.call(shape, request, x_correlation_id="tie-4")
+    [(act, logs)] = house.desk.recorded
+    assert logs == ("acme",)
+    assert (act.kind, act.method, act.refusal) == ("x.y", f"/test.Shapes/{shape}", "")
+    assert (act.principal, act.roles) == (key.api_key_id, ("viewer",))
+    assert act.correlation_id == "tie-4"
+    assert act.request == digest_text(request.SerializeToString())
+
+
+@shapes
+async def test_a_refusal_is_written_down_once_and_names_its_decision(
+    house: House, shape: str
+) -> None:
+    """Also one of a stream that was let in before, and then its message's digest stands there."""
+    house.desk.add()
+    bad = runs_pb2.GetRunRequest(run_id=FOREIGN_RUN)
+    good = [runs_pb2.GetRunRequest(run_id=RUN)] if shape.startswith("Stream") else []
+    refused = await house.refused(shape, *good, bad)
+    (act, logs) = house.desk.recorded[-1]
+    assert (act.refusal, logs) == ("NOT_FOUND", ("acme",))
+    assert act.request == digest_text(bad.SerializeToString())
+    assert refused.facts["decision"] == f"acme/{len(house.desk.recorded) - 1}"
+    before = [act.refusal for act, _ in house.desk.recorded[:-1]]
+    assert before == ([""] if shape == "StreamStream" else [])
+
+
+async def test_who_is_not_known_is_written_down_with_the_installation(house: House) -> None:
+    """Nobody's log but the operator's own tells of strangers."""
+    refused = await house.refused("UnaryUnary", secret=None)
+    [(act, logs)] = house.desk.recorded
+    assert (act.principal, act.refusal, logs) == ("", "CREDENTIAL_MISSING", (INSTALLATION,))
+    assert refused.facts["decision"] == "installation/0"
+
+
+@shapes
+@pytest.mark.parametrize(
+    "fault", [errors.StoreUnavailable("not now"), RuntimeError("the password is swordfish")]
+)
+async def test_a_refusal_that_cannot_be_written_down_is_one_all_the_same(
+    house: House, shape: str, fault: Exception
+) -> None:
+    """The caller hears why it is refused, without a decision, and nothing of the fault."""
+    house.desk.add()
+    house.desk.unwritable = fault
+    refused = await house.refused(shape, runs_pb2.GetRunRequest(run_id=FOREIGN_RUN))
+    assert refused.reason == "NOT_FOUND"
+    assert "decision" not in refused.facts
 
 
 async def test_a_request_that_does_not_parse_is_bad_input(house: House) -> None:

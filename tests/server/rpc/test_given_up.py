@@ -111,8 +111,8 @@ async def test_what_follows_a_change_is_done_when_nobody_knows_whether_it_was_co
     """New limits hold that the store has, although it said that it failed."""
     act = house.store.tricky.act
 
-    def unsure(seats: Any, work: Any) -> Any:
-        act(seats, work)
+    def unsure(seats: Any, work: Any, drafts: Any) -> Any:
+        act(seats, work, drafts)
         raise StoreFailed("nobody knows, says the test")
 
     monkeypatch.setattr(house.store.tricky, "act", unsure)

@@ -1,16 +1,17 @@
-"""Two coordinators on one PostgreSQL: one decides for a tenant, both can show it."""
+"""Two coordinators on one PostgreSQL: one decides for a tenant, and the other says which."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from tests import logbook
 from tests.conftest import Calls, LiveCoordinator, serving
 from tests.server.rpc.conftest import Refused
 
@@ -64,23 +65,55 @@ async def test_who_has_not_the_seat_says_who_has_it(
         assert refusal.facts == {"holder": holder.address}
 
 
-async def test_both_can_show_what_is_committed(
-    pair: tuple[LiveCoordinator, LiveCoordinator],
+async def test_reads_are_sent_to_the_holder_too(
+    pair: tuple[LiveCoordinator, LiveCoordinator], refused: Refused
 ) -> None:
-    """A run that is open elsewhere is counted from its rows."""
+    """Only the holder can write down that somebody read; the other leaves no entry anywhere."""
     holder, other = pair
     run_id = await _started(holder.calls("submitter"))
+    viewer = other.calls("viewer")
+    reads: list[Callable[[Calls], Awaitable[Any]]] = [
+        lambda calls: calls.runs.GetRun(runs_pb2.GetRunRequest(run_id=run_id)),
+        lambda calls: calls.runs.ListTasks(runs_pb2.ListTasksRequest(run_id=run_id)),
+        lambda calls: calls.runs.ListRunEvents(runs_pb2.ListRunEventsRequest(run_id=run_id)),
+        lambda calls: calls.workflows.GetWorkflow(workflows_pb2.GetWorkflowRequest(name="w")),
+        lambda calls: anext(aiter(calls.runs.WatchRun(runs_pb2.WatchRunRequest(run_id=run_id)))),
+    ]
+    before = logbook.read(other.server.store).sizes()
+    for read in reads:
+        refusal = await refused(read(viewer))
+        assert refusal.code is grpc.StatusCode.UNAVAILABLE
+        assert refusal.reason == "SEAT_ELSEWHERE"
+        assert refusal.facts == {"holder": holder.address}
+    assert logbook.read(other.server.store).sizes() == before
+    for read in reads:
+        await read(holder.calls("viewer"))
+    logs = logbook.read(other.server.store)
+    logs.check()
+    assert [entry["kind"] for entry in logs.since(before)["alpha"]] == [
+        *["run.read"] * 3,
+        "workflow.read",
+        "run.read",
+    ]
 
-    async def shown(calls: Calls) -> list[Any]:
-        return [
-            await calls.runs.GetRun(runs_pb2.GetRunRequest(run_id=run_id)),
-            await calls.runs.ListTasks(runs_pb2.ListTasksRequest(run_id=run_id)),
-            await calls.runs.ListRunEvents(runs_pb2.ListRunEventsRequest(run_id=run_id)),
-            await calls.workflows.GetWorkflow(workflows_pb2.GetWorkflowRequest(name="w")),
-            await calls.tenants.GetTenant(tenants_pb2.GetTenantRequest(tenant_id="alpha")),
-        ]
 
-    assert await shown(holder.calls("viewer")) == await shown(other.calls("viewer"))
+async def test_a_read_that_concerns_no_tenant_stands_where_its_reader_is_decided_for(
+    pair: tuple[LiveCoordinator, LiveCoordinator],
+) -> None:
+    """With the tenant at the holder, and elsewhere with the installation, which has no seat."""
+    holder, other = pair
+    store = other.server.store
+    request = tenants_pb2.GetTenantRequest(tenant_id="alpha")
+    answers = []
+    for live, log in ((holder, "alpha"), (other, ""), (holder, "alpha"), (other, "")):
+        before = logbook.read(store).sizes()
+        answers.append(await live.calls("viewer").tenants.GetTenant(request))
+        added = logbook.read(store).since(before)
+        assert {name: [it["kind"] for it in said] for name, said in added.items()} == {
+            log: ["tenant.read"]
+        }
+    assert answers == answers[:1] * 4
+    logbook.read(store).check()
 
 
 async def test_keys_are_made_anywhere(
