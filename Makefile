@@ -18,7 +18,7 @@ EXAMPLE := examples/log-report/workflow.yaml
 # Which commit the contract must stay compatible with: what has landed on main.
 AGAINST ?= $(shell git rev-parse --verify --quiet --abbrev-ref origin/main || echo main)
 
-.PHONY: help setup protos run examples test lint bench chaos soak dist clean
+.PHONY: help setup protos run examples test lint bench chaos soak simulate dist clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -94,6 +94,9 @@ chaos: setup  ## Hurt an installation for SECONDS (60) by SEED on STORE (sqlite,
 
 soak: setup  ## Kill processes KILLS (10,000) times, for at most SECONDS (86,400)
 	@python -m tests.chaos --soak --seconds $(or $(SECONDS),86400) $(CHAOS_ARGS)
+
+simulate: setup  ## Run the engine in simulated time for STEPS (1,000,000) by SEED
+	@python -m tests.simulation --steps $(or $(STEPS),1000000) $(if $(SEED),--seed $(SEED))
 
 dist: setup  ## Build sdist and wheel, install the wheel elsewhere, and try its commands
 	@rm -rf dist && hatchling build --target sdist && hatchling build --target wheel

@@ -260,6 +260,8 @@ def certain_spans(observations: Observations) -> list[Span]:
     spans = []
     for lease, seen in begun.items():
         end = min(until[lease] - CLOCK_SECONDS, gone.get(lease, until[lease]))
+        if seen.timeout_seconds is not None:
+            end = min(end, seen.granted + seen.timeout_seconds - CLOCK_SECONDS)
         if end > seen.received:
             spans.append(Span(lease, seen.agent, seen.tenant, seen.workflow, seen.received, end))
     return spans

@@ -90,6 +90,8 @@ class Granted:
     granted: float
     received: float
     accept_seconds: float
+    #: How long the attempt may take, however often the lease is renewed. None: as it likes.
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

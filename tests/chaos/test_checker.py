@@ -311,6 +311,18 @@ def test_a_lease_whose_time_may_be_over_is_given_the_benefit_of_the_doubt() -> N
     assert grant.lease not in {span.lease for span in spans}
 
 
+def test_a_lease_that_is_renewed_beyond_its_timeout_is_not_certain() -> None:
+    """The coordinator ends the attempt, whatever it answered before."""
+    it = case()
+    at = it.first(Granted)
+    grant = it.seen[at]
+    assert isinstance(grant, Granted)
+    (span,) = [one for one in checker.certain_spans(it.seen) if one.lease == grant.lease]
+    it.change(at, timeout_seconds=span.end - grant.granted - 0.05)
+    (shorter,) = [one for one in checker.certain_spans(it.seen) if one.lease == grant.lease]
+    assert shorter.end < span.end
+
+
 def test_a_history_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     it = case()
     written = history.History(tmp_path / "history.jsonl")
