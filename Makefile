@@ -18,10 +18,10 @@ EXAMPLE := examples/log-report/workflow.yaml
 # Which commit the contract must stay compatible with: what has landed on main.
 AGAINST ?= $(shell git rev-parse --verify --quiet --abbrev-ref origin/main || echo main)
 
-.PHONY: help setup protos run examples test lint bench chaos soak simulate dist clean
+.PHONY: help setup protos run examples test lint bench bench-peers chaos soak simulate dist clean
 
 help:  ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/stubs  ## Build .venv with everything in it (the others call it)
 	@:
@@ -55,9 +55,12 @@ protos: $(VENV)/installed  ## Write the Python stubs of the contract anew
 
 run: setup  ## Run a real workflow from beginning to end
 	@folder=$$(mktemp -d "$${TMPDIR:-/tmp}/tenure-run-XXXXXX"); \
-	tenure dev run $(EXAMPLE) --data "$$folder/tenure" --input "{\"folder\": \"$$folder\"}" && \
+	tenure dev run $(EXAMPLE) --data "$$folder/tenure" --input "{\"folder\": \"$$folder\"}" \
+	    --bundle "$$folder/run.bundle.json" && \
+	tenure evidence verify "$$folder/run.bundle.json" >/dev/null && \
 	printf '%s\n' '' \
-	    "The report it wrote:  $$folder/report.html" '' \
+	    "The report it wrote:  $$folder/report.html" \
+	    "Its proof, verified:  tenure evidence verify $$folder/run.bundle.json" '' \
 	    'Next:' \
 	    '  . $(BIN)/activate                                  puts tenure, tenure-agent, tenure-server on PATH' \
 	    '  tenure dev run examples/mandelbrot/workflow.yaml      another example, with checkpoints' \
@@ -98,6 +101,17 @@ soak: setup  ## Kill processes KILLS (10,000) times, for at most SECONDS (86,400
 simulate: setup  ## Run the engine in simulated time for STEPS (1,000,000) by SEED
 	@python -m tests.simulation --steps $(or $(STEPS),1000000) $(if $(SEED),--seed $(SEED))
 
+PEERS := .venv-peers
+$(PEERS)/installed: $(VENV)/installed benchmarks/peers/constraints.txt
+	@echo "bench-peers: building $(PEERS)"
+	@$(BIN)/python -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --requirement benchmarks/peers/constraints.txt
+	@touch $@
+
+bench-peers: setup $(PEERS)/installed  ## Measure Tenure beside other orchestrators and queues, in one run
+	@python -m benchmarks.peers $(BENCH_ARGS)
+
 dist: setup  ## Build sdist and wheel, install the wheel elsewhere, and try its commands
 	@rm -rf dist && hatchling build --target sdist && hatchling build --target wheel
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
@@ -109,6 +123,6 @@ dist: setup  ## Build sdist and wheel, install the wheel elsewhere, and try its 
 	venv/bin/tenure --version
 
 clean:  ## Remove .venv and everything generated
-	@rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	@rm -rf $(VENV) $(PEERS) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	@rm -f protos/tenure/v1/*_pb2* protos/buf/validate/*_pb2*
 	@find server agent tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -17,11 +17,23 @@ from pathlib import Path
 
 import grpc.aio
 
-from benchmarks import calibration, results, stores
+from benchmarks import calibration, picture, results, stores
 from benchmarks.plan import Plan
 from benchmarks.processes import ProcessError
 from benchmarks.results import Figure
-from benchmarks.scenarios import backlog, chains, fan_out, idle, latency, restart, traces
+from benchmarks.scenarios import (
+    backlog,
+    chains,
+    evidence,
+    fan_in,
+    fan_out,
+    idle,
+    latency,
+    restart,
+    start,
+    tenants,
+    traces,
+)
 from benchmarks.verification import WrongHistoryError
 
 ROOT = Path(__file__).parents[1]
@@ -36,24 +48,31 @@ class Scenario:
     measure: Callable[[Plan], Awaitable[list[Figure]]]
     #: It fails when it is not over by then: something hangs.
     seconds_max: float
+    #: Takes minutes; runs only when asked for by name.
+    long: bool = False
 
 
 SCENARIOS = {
     fan_out.NAME: Scenario(fan_out.measure, 180),
+    fan_in.NAME: Scenario(fan_in.measure, 180),
     chains.BATCH: Scenario(chains.measure_batch, 180),
     chains.UNARY: Scenario(chains.measure_unary, 180),
     latency.NAME: Scenario(latency.measure, 180),
+    start.NAME: Scenario(start.measure, 180),
+    tenants.NAME: Scenario(tenants.measure, 600),
     backlog.NAME: Scenario(backlog.measure, 600),
+    backlog.MILLION: Scenario(backlog.measure_million, 1800, long=True),
     restart.NAME: Scenario(restart.measure, 600),
     traces.NAME: Scenario(traces.measure, 900),
     idle.NAME: Scenario(idle.measure, 180),
+    evidence.NAME: Scenario(evidence.measure, 600),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Gives the exit code: 0, or 1 when a scenario failed. A missed target is no failure."""
     asked = _parser().parse_args(arguments)
-    names = asked.scenario or list(SCENARIOS)
+    names = asked.scenario or [name for name, it in SCENARIOS.items() if not it.long]
     figures: list[Figure] = []
     try:
         with (
@@ -74,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if figures:
             print(results.table(figures))
             results.write(figures, asked.json)
+            picture.write(_of_scenarios(figures), asked.json.parent)
     broken = [figure.scenario for figure in figures if figure.metric == results.COMPLETED]
     missed = sum(figure.ok is False for figure in figures) - len(broken)
     failed = f"; failed: {', '.join(broken)}" if broken else ""
@@ -104,6 +124,10 @@ async def _measure(plan: Plan, names: Sequence[str], figures: list[Figure]) -> N
         figures.extend(found)
         _say(f"{name}: {time.monotonic() - begin:.1f} s")
     figures.extend(await calibration.measure("after"))
+
+
+def _of_scenarios(figures: Sequence[Figure]) -> list[Figure]:
+    return [figure for figure in figures if figure.scenario in SCENARIOS]
 
 
 def _say(line: str) -> None:

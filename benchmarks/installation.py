@@ -6,17 +6,20 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.load import Load
 from benchmarks.processes import Child, ProcessError
+from tenure.v1 import access_pb2
 from tenure_client import channel
+from tenure_client.client import Client
 
 TENANT = "bench"
 AGENT = "bench"
 SLOTS = 256
+COORDINATOR = "tenure_server"
 
 #: Gives the URL of a fresh, empty store, for an installation in a directory.
 NewStore = Callable[[Path], str]
@@ -40,9 +43,11 @@ class Usage:
 class Installation:
     """One coordinator, at most one agent. Make it with `installed`."""
 
-    def __init__(self, folder: Path, store: str) -> None:
+    def __init__(self, folder: Path, store: str, program: str = COORDINATOR) -> None:
+        """`program` is the module that the coordinator is started with."""
         self.folder = folder
         self.store = store
+        self._program = program
         self.coordinator = Child("coordinator", folder)
         self.agent = Child("agent", folder)
         self.address = ""
@@ -55,8 +60,9 @@ class Installation:
     def spawn_coordinator(self) -> None:
         """Starts it without waiting until it serves."""
         self.coordinator.spawn(
-            "tenure_server",
+            self._program,
             *("serve", "--store", self.store, "--listen", self.address or "127.0.0.1:0"),
+            *("--signing-key", str(self.folder / "signing-key.json")),
             *("--bootstrap", str(self._credentials), "--bootstrap-tenant", TENANT),
         )
 
@@ -64,10 +70,13 @@ class Installation:
         """Waits until it serves. Raises ProcessError."""
         self.address = str((await self.coordinator.ready())["address"])
 
-    async def start_agent(self, *, slots: int = SLOTS) -> None:
-        """Starts it and waits until the coordinator has welcomed it."""
+    async def start_agent(self, *, slots: int = SLOTS, key: str = "") -> None:
+        """Starts it and waits until the coordinator has welcomed it.
+
+        `key` is that of an agent of other tenants than the one that is there from the start.
+        """
         key_file = self.folder / "agent.key"
-        key_file.write_text(self.key("agent"))
+        key_file.write_text(key or self.key("agent"))
         key_file.chmod(0o600)
         self.agent.spawn(
             "tenure_agent",
@@ -81,6 +90,23 @@ class Installation:
         """A load generator in this process, with the key of a role."""
         async with channel.open_channel(channel.Endpoint(self.address)) as line:
             yield Load(line, channel.metadata(self.key(role)))
+
+    @contextlib.asynccontextmanager
+    async def load_of(self, secret: str, tenant_id: str) -> AsyncIterator[Load]:
+        """A load generator with any key, in one tenant."""
+        async with channel.open_channel(channel.Endpoint(self.address)) as line:
+            yield Load(line, channel.metadata(secret, tenant=tenant_id))
+
+    async def add_tenants(self, tenant_ids: Sequence[str]) -> Mapping[str, str]:
+        """Makes tenants, and gives a key for all of them of each role that is needed."""
+        async with Client(self.address, self.key("operator")) as operator:
+            for tenant_id in tenant_ids:
+                await operator.create_tenant(tenant_id)
+            roles = {"admin": access_pb2.ROLE_TENANT_ADMIN, "agent": access_pb2.ROLE_AGENT}
+            return {
+                name: (await operator.create_key(name, roles=[role], tenant_ids=tenant_ids)).secret
+                for name, role in roles.items()
+            }
 
     def key(self, role: str) -> str:
         """One of the keys that the coordinator made for itself."""
@@ -114,10 +140,10 @@ class Installation:
 
 
 @contextlib.asynccontextmanager
-async def installed(new_store: NewStore) -> AsyncIterator[Installation]:
+async def installed(new_store: NewStore, program: str = COORDINATOR) -> AsyncIterator[Installation]:
     """An installation whose coordinator serves. Everything of it is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="tenure-bench-"))
-    installation = Installation(folder, new_store(folder))
+    installation = Installation(folder, new_store(folder), program)
     try:
         await installation.start_coordinator()
         yield installation

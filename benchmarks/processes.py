@@ -18,6 +18,8 @@ STOP_SECONDS_MAX = 60.0
 _LOOK_SECONDS = 0.005
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+#: Where `benchmarks` is found: some of what is measured is in it.
+_ROOT = str(Path(__file__).parents[1])
 #: Settings of somebody's coordinator must not leak into the one that is measured.
 _FOREIGN_PREFIX = "TENURE_SERVER_"
 
@@ -108,6 +110,13 @@ class Child:
         """The memory of it that is resident now."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
+    def wake_ups(self) -> int:
+        """How often its threads, all together, have gone to sleep and been woken so far."""
+        total = 0
+        for status in Path(f"/proc/{self.pid}/task").glob("*/status"):
+            total += voluntary_switches(status.read_text())
+        return total
+
     def logged(self, event: str) -> list[Mapping[str, Any]]:
         """Its log lines of one event, in all its lives, the oldest first."""
         lines = (line for line in self.log_file.read_bytes().splitlines() if line[:1] == b"{")
@@ -129,8 +138,19 @@ def cpu_seconds(stat: str) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
+def voluntary_switches(status: str) -> int:
+    """How often a thread gave the processor away, as /proc/PID/task/TID/status tells."""
+    for line in status.splitlines():
+        word, _, number = line.partition(":")
+        if word == "voluntary_ctxt_switches":
+            return int(number)
+    raise ValueError("says nothing of voluntary_ctxt_switches")
+
+
 def _environment(mine: Mapping[str, str]) -> dict[str, str]:
-    return {word: text for word, text in mine.items() if not word.startswith(_FOREIGN_PREFIX)}
+    kept = {word: text for word, text in mine.items() if not word.startswith(_FOREIGN_PREFIX)}
+    paths = [path for path in (kept.get("PYTHONPATH"), _ROOT) if path]
+    return kept | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 async def _until(holds: Callable[[], bool], seconds: float) -> bool:

@@ -40,6 +40,14 @@ class Record:
             if event.kind == runs_pb2.RUN_EVENT_KIND_TASK_SUCCEEDED and agent in ("", event.agent)
         ]
 
+    def lease_times(self) -> list[float]:
+        """When leases were granted, in order."""
+        return [
+            _seconds(event.time)
+            for event in self.events
+            if event.kind == runs_pb2.RUN_EVENT_KIND_TASK_LEASED
+        ]
+
 
 def _seconds(moment: timestamp_pb2.Timestamp) -> float:
     return moment.ToNanoseconds() / 1e9

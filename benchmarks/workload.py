@@ -6,6 +6,8 @@ from tenure.v1 import workflows_pb2
 from tenure_client.builder import Workflow
 
 KIND = "tenure.noop"
+ECHO = "tenure.echo"
+JOIN = "bench.join"
 
 
 def fan_out(tasks: int) -> workflows_pb2.WorkflowDefinition:
@@ -25,3 +27,23 @@ def chain(tasks: int) -> workflows_pb2.WorkflowDefinition:
         workflow.task(key, kind=KIND, after=before)
         before = [key]
     return workflow.definition()
+
+
+def fan_in(tasks: int) -> workflows_pb2.WorkflowDefinition:
+    """Tasks that each give their input as their output, and one at the end that is given them all.
+
+    No agent knows the kind of the last one: who measures takes it, to see what it is given.
+    """
+    workflow = Workflow(f"fan-in-{tasks}")
+    first = workflow.task("first", kind=KIND)
+    middle = [
+        workflow.task(f"task-{number}", kind=ECHO, after=[first], input=value_of(number))
+        for number in range(tasks)
+    ]
+    workflow.task("join", kind=JOIN, after=middle)
+    return workflow.definition()
+
+
+def value_of(number: int) -> dict[str, object]:
+    """What a task of a fan-in is given, and gives; about 100 bytes."""
+    return {"number": number, "text": f"{number:08x}" * 10}

@@ -23,6 +23,7 @@ from hypothesis import settings
 from tenure.v1 import (
     access_pb2,
     agents_pb2_grpc,
+    constitution_pb2_grpc,
     runs_pb2_grpc,
     tenants_pb2,
     tenants_pb2_grpc,
@@ -66,6 +67,7 @@ class Calls:
         self.workflows = Stub(workflows_pb2_grpc.WorkflowsStub(channel), metadata)
         self.runs = Stub(runs_pb2_grpc.RunsStub(channel), metadata)
         self.agents = Stub(agents_pb2_grpc.AgentsStub(channel), metadata)
+        self.constitution = Stub(constitution_pb2_grpc.ConstitutionStub(channel), metadata)
 
 
 @dataclass(slots=True)
@@ -118,19 +120,14 @@ async def coordinator(
 async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[LiveCoordinator]:
     """Serves on a store, with every kind of caller."""
     words = folder / "credentials.json"
-    server = app.Coordinator(
-        config.Config(
-            store=store,
-            listen="127.0.0.1:0",
-            bootstrap_file=words,
-            bootstrap_tenant=TENANTS[0],
-            **settings,
-        )
-    )
-    await server.start()
-    channel = grpc.aio.insecure_channel(server.address)
-    try:
-        live = LiveCoordinator(server, channel)
+    key = None if store.startswith("sqlite:") else folder / "signing-key.json"
+    settings = {
+        "signing_key": key,
+        "bootstrap_file": words,
+        "bootstrap_tenant": TENANTS[0],
+        **settings,
+    }
+    async with serving_again(store, {}, **settings) as live:
         live.secrets["operator"] = json.loads(words.read_text())["operator"]
         operator = live.calls("operator")
         for tenant_id in TENANTS[1:]:
@@ -142,6 +139,18 @@ async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[Li
                 name = f"{tenant_id}/{role}"
                 live.secrets[name] = await live.make_key(role, tenants=(tenant_id,))
         yield live
+
+
+@asynccontextmanager
+async def serving_again(
+    store: str, secrets: dict[str, str], **settings: Any
+) -> AsyncIterator[LiveCoordinator]:
+    """Serves on a store that has callers already."""
+    server = app.Coordinator(config.Config(store=store, listen="127.0.0.1:0", **settings))
+    await server.start()
+    channel = grpc.aio.insecure_channel(server.address)
+    try:
+        yield LiveCoordinator(server, channel, secrets)
     finally:
         await channel.close()
         await server.stop()

@@ -11,7 +11,8 @@ Floors, imports run down only::
     isolated · children            one worker process · what all processes have in common
     groups · spool                 the disk: process groups that run · results
     functions · frames             how functions are found and called · what workers say
-    holding · slots                pure: leases and how long to trust them · free room and credits
+    holding · slots · mandates     pure: leases and how long to trust them · free room and credits
+                                   · whether a coordinator may give them
     config · context · payloads · deadlines · logs
 
 Four things carry the design:

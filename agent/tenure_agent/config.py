@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tenure_client import channel
+from tenure_evidence.keys import Chain, ChainInvalid
+from tenure_evidence.notes import VerifierKey
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 BUILTIN_PREFIX = "tenure."
@@ -34,6 +36,8 @@ class CoordinatorConfig:
     addresses: tuple[str, ...]
     key: str = field(repr=False)
     tls: channel.Tls | None = None
+    #: Whose word, or whose successors', a lease needs. None: leases are not checked.
+    public_key: VerifierKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,7 @@ class Overrides:
     name: str | None = None
     slots: int | None = None
     spool: Path | None = None
+    public_key: str | None = None
 
 
 def load(path: Path | None, overrides: Overrides | None = None) -> AgentConfig:
@@ -133,6 +138,9 @@ def _lay_over(document: dict[str, Any], overrides: Overrides) -> None:
     if overrides.key_file is not None:
         coordinator.pop("key_env", None)
         coordinator["key_file"] = str(overrides.key_file.absolute())
+    if overrides.public_key is not None:
+        coordinator.pop("public_key_file", None)
+        coordinator["public_key"] = overrides.public_key
     if overrides.spool is not None:
         agent["spool"] = str(overrides.spool.absolute())
     if overrides.name is not None:
@@ -240,6 +248,8 @@ def _coordinator(table: _Table) -> CoordinatorConfig:
     key_env = table.text("key_env")
     tls_wanted = table.value("tls", bool, "true or false")
     ca, cert, key = (table.file(name) for name in ("tls_ca", "tls_cert", "tls_key"))
+    public_key_text = table.text("public_key")
+    public_key_file = table.file("public_key_file")
     table.finish()
     if not addresses:
         raise table.refuse("addresses", "must name at least one coordinator")
@@ -254,7 +264,8 @@ def _coordinator(table: _Table) -> CoordinatorConfig:
         raise table.refuse("tls", "is false although tls files are named")
     tls = channel.Tls(ca=ca, cert=cert, key=key) if tls_wanted or ca or cert else None
     secret = _secret(table, key_file, key_env)
-    return CoordinatorConfig(addresses=addresses, key=secret, tls=tls)
+    public_key = _public_key(table, public_key_text, public_key_file)
+    return CoordinatorConfig(addresses=addresses, key=secret, tls=tls, public_key=public_key)
 
 
 def _secret(table: _Table, key_file: Path | None, key_env: str | None) -> str:
@@ -276,6 +287,25 @@ def _secret(table: _Table, key_file: Path | None, key_env: str | None) -> str:
     if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
         raise table.refuse(name, "does not hold a key: one word of printable characters")
     return secret
+
+
+def _public_key(table: _Table, text: str | None, file: Path | None) -> VerifierKey | None:
+    """Reads the verifier key that leases are checked against; None when there is none."""
+    if text is not None and file is not None:
+        raise table.refuse("public_key", "only one of public_key and public_key_file can be given")
+    name = "public_key"
+    if file is not None:
+        name = "public_key_file"
+        try:
+            text = file.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise table.refuse(name, f"cannot read a key from {file}") from error
+    if text is None:
+        return None
+    try:
+        return Chain.read(text.strip(), ()).newest
+    except ChainInvalid as error:
+        raise table.refuse(name, f"the key {error.reason}") from error
 
 
 def _agent(

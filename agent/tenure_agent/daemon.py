@@ -20,6 +20,7 @@ from tenure_agent import handlers, logs
 from tenure_agent.config import AgentConfig, ConfigError
 from tenure_agent.groups import Groups
 from tenure_agent.link import Link, Replaced
+from tenure_agent.mandates import Guard
 from tenure_agent.runner import StopCause
 from tenure_agent.spool import Spool, SpoolError
 from tenure_agent.workbench import Workbench
@@ -46,6 +47,8 @@ class Daemon:
             log.info("spool holds results of an earlier process", results=left, torn_bytes=torn)
         # After the spool, whose lock says that the earlier process is gone.
         self._groups = Groups(config.spool)
+        key = config.coordinator.public_key
+        guard = None if key is None else Guard(key, agent=config.name, tenants=config.tenants)
         self._workbench = Workbench(
             table,
             spool,
@@ -54,9 +57,10 @@ class Daemon:
             stop_seconds=config.stop_seconds,
             spool_sync=config.spool_sync,
             groups=self._groups,
+            guard=guard,
         )
         self._workbench.changed = self._changed
-        self._link = Link(config, self._workbench, table, on_welcome=self._welcomed)
+        self._link = Link(config, self._workbench, table, on_welcome=self._welcomed, guard=guard)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._change = asyncio.Event()
@@ -196,6 +200,9 @@ def _run(config: AgentConfig, *, ready_file: Path | None, exit_with_stdin: bool)
     type=click.Path(path_type=Path),
     help="The file of the API key, instead of the file's.",
 )
+@click.option(
+    "--public-key", help="The verifier key that leases are checked against, instead of the file's."
+)
 @click.option("--name", help="The agent's name, instead of the file's.")
 @click.option("--slots", type=int, help="The most tasks at one time, instead of the file's.")
 @click.option(
@@ -215,6 +222,7 @@ def main(
     config_path: Path | None,
     addresses: tuple[str, ...],
     key_file: Path | None,
+    public_key: str | None,
     name: str | None,
     slots: int | None,
     spool: Path | None,
@@ -230,7 +238,12 @@ def main(
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
     overrides = configuration.Overrides(
-        addresses=addresses, key_file=key_file, name=name, slots=slots, spool=spool
+        addresses=addresses,
+        key_file=key_file,
+        name=name,
+        slots=slots,
+        spool=spool,
+        public_key=public_key,
     )
     try:
         if config_path is None and not addresses:

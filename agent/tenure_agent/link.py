@@ -22,6 +22,7 @@ import tenacity
 
 from tenure.v1 import agents_pb2, agents_pb2_grpc
 from tenure_agent.config import AgentConfig
+from tenure_agent.mandates import CoordinatorUntrusted, Guard, KeyMissing
 from tenure_agent.workbench import Workbench
 from tenure_client import channel, errors
 
@@ -60,6 +61,10 @@ class Refused(Exception):  # noqa: N818 - an answer of the coordinator
     """The coordinator does not take us as we are; worth another try, later."""
 
 
+class Untrusted(Refused):
+    """We do not take the coordinator as it is; worth another try, later."""
+
+
 class Welcomed(Protocol):
     """Called whenever a coordinator has welcomed the agent."""
 
@@ -76,11 +81,14 @@ class Link:
         kinds: Mapping[str, object],
         *,
         on_welcome: Welcomed,
+        guard: Guard | None = None,
     ) -> None:
+        """`guard` is the workbench's own; without one any coordinator is trusted."""
         self._config = config
         self._workbench = workbench
         self._kinds = sorted(kinds)
         self._on_welcome = on_welcome
+        self._guard = guard
         self._instance = uuid.uuid4().hex
         self._turn = 0
         self.connected = False
@@ -162,8 +170,13 @@ class Link:
         return first
 
     def _up(self, first: agents_pb2.WorkResponse, address: str) -> None:
-        """The line stands."""
+        """The line stands. Raises Untrusted, and then it does not."""
         welcome = first.welcome
+        if self._guard is not None:
+            try:
+                self._guard.welcome(welcome)
+            except CoordinatorUntrusted as error:
+                raise Untrusted(f"{address}: {error}") from error
         self._workbench.line_up(
             lease_seconds=welcome.lease_duration.ToNanoseconds() / 1e9 or 30.0,
             accept_within_seconds=welcome.accept_within.ToNanoseconds() / 1e9 or 5.0,
@@ -180,7 +193,7 @@ class Link:
 
     async def _converse(self, call: Stream, first: agents_pb2.WorkResponse) -> None:
         """Reads and writes until the stream ends. Raises AioRpcError as it ended."""
-        self._workbench.receive(first)
+        self._take(first)
         reader = asyncio.create_task(self._read(call), name="link-read")
         writer = asyncio.create_task(self._write(call), name="link-write")
         try:
@@ -196,12 +209,17 @@ class Link:
             await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def _read(self, call: Stream) -> None:
-        receive = self._workbench.receive
         while True:
             message = await call.read()
             if not isinstance(message, agents_pb2.WorkResponse):
                 return
-            receive(message)
+            self._take(message)
+
+    def _take(self, message: agents_pb2.WorkResponse) -> None:
+        try:
+            self._workbench.receive(message)
+        except KeyMissing as error:
+            raise LineCut(f"asking for the coordinator's newer keys: {error}") from error
 
     async def _write(self, call: Stream) -> None:
         """Sends what piled up while the last message was under way."""
@@ -242,7 +260,9 @@ def _wait(state: tenacity.RetryCallState) -> float:
 def _log_cut(state: tenacity.RetryCallState) -> None:
     failed = state.outcome.exception() if state.outcome is not None else None
     seconds = round(state.upcoming_sleep, 2)
-    if isinstance(failed, Refused):
+    if isinstance(failed, Untrusted):
+        log.error("agent refuses the coordinator", reason=str(failed), retry_seconds=seconds)
+    elif isinstance(failed, Refused):
         log.error("coordinator refuses the agent", reason=str(failed), retry_seconds=seconds)
     else:
         log.warning("no line to a coordinator", reason=str(failed), retry_seconds=seconds)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 
 from tenure.v1 import agents_pb2
-from tenure_agent import handlers, runner
+from tenure_agent import functions, handlers, runner
 from tenure_agent.context import log_fields
 from tenure_agent.groups import Groups
 from tenure_agent.holding import Holding, Key
+from tenure_agent.mandates import MANDATE_INVALID, Guard
 from tenure_agent.outbox import Outbox
 from tenure_agent.runner import Attempt, Runner, StopCause
 from tenure_agent.slots import Slots
@@ -48,8 +49,11 @@ class Workbench:
         stop_seconds: float,
         spool_sync: bool,
         groups: Groups | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        """With a `guard`, nothing is executed that was not signed."""
         self._loop = loop
+        self._guard = guard
         self.slots = Slots(slots)
         self.holding = Holding()
         self.outbox = Outbox(spool, loop=loop, sync=spool_sync, ready=self._wake)
@@ -124,7 +128,7 @@ class Workbench:
         self._set_alarm()
 
     def receive(self, message: agents_pb2.WorkResponse) -> None:
-        """Takes what the coordinator said."""
+        """Takes what the coordinator said. Raises KeyMissing: only a new welcome helps."""
         if message.outcomes:
             self._take_outcomes(message.outcomes)
         for standing in message.standings:
@@ -179,6 +183,8 @@ class Workbench:
 
     def _take_batch(self, batch: agents_pb2.LeaseBatch) -> None:
         runs = {run.run_id: run for run in batch.runs}
+        guard = self._guard
+        checked = None if guard is None else guard.batch(batch)
         slots, outbox, start = self.slots, self.outbox, self.runner.start
         for lease in batch.leases:
             key = (lease.run_id, lease.task_key, lease.term)
@@ -188,7 +194,8 @@ class Workbench:
             if run is None or self._draining or not slots.take():
                 self._return(lease, run)
                 continue
-            result = start(key, lease, run)
+            reason = "" if checked is None else checked.objection(lease, run)
+            result = self._refuse(lease, run, reason) if reason else start(key, lease, run)
             if result is not None:
                 slots.free()
                 outbox.add(result)
@@ -203,6 +210,14 @@ class Workbench:
             self.runner.stop(older, StopCause.LOST)
         self._terms[key[:2]] = key
         self.holding.take(key, lease.token, self._loop.time())
+
+    def _refuse(
+        self, lease: agents_pb2.Lease, run: agents_pb2.RunContext, reason: str
+    ) -> agents_pb2.Result:
+        """Makes the result of a lease that nobody who counts has signed."""
+        log.error("lease is refused", reason=reason, term=lease.term, **log_fields(lease, run))
+        failure = functions.failure_in(MANDATE_INVALID, reason, non_retryable=False)
+        return agents_pb2.Result(lease=runner.ref(lease), failure=failure)
 
     def _return(self, lease: agents_pb2.Lease, run: agents_pb2.RunContext | None) -> None:
         """Gives back a lease that came but will not be executed."""

@@ -3,7 +3,7 @@
 Floors, imports run down only::
 
     cli              the command: options in, tables, JSON and exit codes out
-    client           every RPC as a typed method; retries, pages, watching
+    client, evidence    every RPC as a typed method; retries, pages, watching
     workflow_file, builder, wfcommons    three ways to the same definition
     payload, errors, channel             data, refusals, the line itself
 

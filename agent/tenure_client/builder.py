@@ -21,8 +21,9 @@ from google.protobuf import duration_pb2
 
 from tenure.v1 import workflows_pb2
 from tenure_client import duration, payload
-from tenure_client.graph import DefinitionError, Path, upstream_of
+from tenure_client.graph import DefinitionError, Path, did_you_mean, upstream_of
 from tenure_client.payload import ABSENT
+from tenure_constitution.dimensions import NAMES as DIMENSIONS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NAME_RULE = (
@@ -67,6 +68,7 @@ class Workflow:
         description: str = "",
         max_leases: int = 0,
         labels: Mapping[str, str] | None = None,
+        dimensions: Mapping[str, str] | None = None,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise DefinitionError(("name",), f"{_NAME_RULE}, is {name!r}")
@@ -78,6 +80,8 @@ class Workflow:
         )
         for word, text in _checked_labels(labels or {}):
             self._definition.labels[word] = text
+        for word, text in _checked_dimensions(dimensions or {}):
+            self._definition.dimensions[word] = text
 
     def task(
         self,
@@ -182,4 +186,17 @@ def _checked_labels(labels: Mapping[str, str]) -> Iterable[tuple[str, str]]:
             raise DefinitionError(("labels",), f"the word {word!r} must have 1 to 63 characters")
         if len(text) > 255:
             raise DefinitionError(("labels", word), "must have at most 255 characters")
+        yield word, text
+
+
+def _checked_dimensions(statements: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    for word, text in statements.items():
+        path: Path = ("dimensions", word)
+        if word not in DIMENSIONS:
+            hint = did_you_mean(word, DIMENSIONS)
+            raise DefinitionError(path, f"is none of the thirteen dimensions{hint}")
+        if not text.strip():
+            raise DefinitionError(path, "is empty; leave it out instead")
+        if len(text) > 1000:
+            raise DefinitionError(path, "must have at most 1,000 characters")
         yield word, text

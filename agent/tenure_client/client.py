@@ -25,6 +25,8 @@ from tenure.v1 import access_pb2, agents_pb2, payload_pb2, runs_pb2, tenants_pb2
 from tenure_client import payload, watching
 from tenure_client.channel import Tls
 from tenure_client.connection import Connection
+from tenure_client.constitution import Constitutions
+from tenure_client.evidence import Evidence
 from tenure_client.payload import ABSENT
 
 PAGE_SIZE = 1000
@@ -57,6 +59,8 @@ class Client:
             retry_seconds=retry_seconds,
             call_seconds=call_seconds,
         )
+        #: The tenant's constitution: put into force, shown, tried, reported on.
+        self.constitution = Constitutions(self._connection)
 
     async def close(self) -> None:
         """Closes the lines; the client is of no use afterwards."""
@@ -72,6 +76,11 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def evidence(self) -> Evidence:
+        """The log of evidence: entries, checkpoints, proofs, bundles."""
+        return Evidence(self._connection)
 
     # Tenants and keys
 
@@ -121,6 +130,11 @@ class Client:
             request_id=_request_id(),
         )
         return (await self._connection.call(lambda to: to.tenants.UpdateTenant, request)).tenant
+
+    async def delete_tenant(self, tenant_id: str) -> tenants_pb2.DeleteTenantResponse:
+        """Erases a tenant with all it has; its runs must have ended."""
+        request = tenants_pb2.DeleteTenantRequest(tenant_id=tenant_id, request_id=_request_id())
+        return await self._connection.call(lambda to: to.tenants.DeleteTenant, request)
 
     async def create_key(
         self,

@@ -17,7 +17,14 @@ import grpc.aio
 import tenacity
 from google.protobuf.message import Message
 
-from tenure.v1 import agents_pb2_grpc, runs_pb2_grpc, tenants_pb2_grpc, workflows_pb2_grpc
+from tenure.v1 import (
+    agents_pb2_grpc,
+    constitution_pb2_grpc,
+    evidence_pb2_grpc,
+    runs_pb2_grpc,
+    tenants_pb2_grpc,
+    workflows_pb2_grpc,
+)
 from tenure_client import channel, errors
 
 Q = TypeVar("Q", bound=Message)
@@ -34,6 +41,8 @@ class Stubs:
     workflows: workflows_pb2_grpc.WorkflowsStub
     runs: runs_pb2_grpc.RunsStub
     agents: agents_pb2_grpc.AgentsStub
+    constitution: constitution_pb2_grpc.ConstitutionStub
+    evidence: evidence_pb2_grpc.EvidenceStub
 
 
 class Connection:
@@ -86,6 +95,8 @@ class Connection:
                     workflows_pb2_grpc.WorkflowsStub(line),
                     runs_pb2_grpc.RunsStub(line),
                     agents_pb2_grpc.AgentsStub(line),
+                    constitution_pb2_grpc.ConstitutionStub(line),
+                    evidence_pb2_grpc.EvidenceStub(line),
                 ),
             )
         return self._lines[self._address][1]

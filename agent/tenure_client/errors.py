@@ -36,6 +36,7 @@ class TenureError(Exception):
         metadata: dict[str, str] | None = None,
         retry_after: float | None = None,
         quotas: tuple[tuple[str, str], ...] = (),
+        objections: tuple[tuple[str, str], ...] = (),
         correlation_id: str = "",
     ) -> None:
         super().__init__(message)
@@ -50,6 +51,8 @@ class TenureError(Exception):
         self.retry_after = retry_after
         #: Pairs of subject and limit, for RESOURCE_EXHAUSTED.
         self.quotas = quotas
+        #: Pairs of article and sentence, where the constitution denies.
+        self.objections = objections
         #: Leads to the call in the coordinator's log.
         self.correlation_id = correlation_id
 
@@ -57,6 +60,11 @@ class TenureError(Exception):
     def holder(self) -> str | None:
         """The address of the coordinator to ask instead, when this one sent us away."""
         return self.metadata.get("holder") or None if self.reason == "SEAT_ELSEWHERE" else None
+
+    @property
+    def decision(self) -> str:
+        """The log and the number of the refusal's evidence, such as `dev/42`; empty: not told."""
+        return self.metadata.get("decision", "")
 
     def __str__(self) -> str:
         """One line: message, then each field that the message does not name already."""
@@ -71,6 +79,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> TenureError:
     facts: dict[str, str] = {}
     fields: list[tuple[str, str]] = []
     quotas: list[tuple[str, str]] = []
+    objections: list[tuple[str, str]] = []
     reason, retry_after = "", None
     for detail in status.details:
         if info := _unpacked(detail, error_details_pb2.ErrorInfo()):
@@ -81,6 +90,8 @@ def from_rpc(error: grpc.aio.AioRpcError) -> TenureError:
             retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
         elif quota := _unpacked(detail, error_details_pb2.QuotaFailure()):
             quotas += [(fault.subject, fault.description) for fault in quota.violations]
+        elif denial := _unpacked(detail, error_details_pb2.PreconditionFailure()):
+            objections += [(fault.subject, fault.description) for fault in denial.violations]
     return TenureError(
         error.code(),
         reason,
@@ -89,6 +100,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> TenureError:
         metadata=facts,
         retry_after=retry_after,
         quotas=tuple(quotas),
+        objections=tuple(objections),
         correlation_id=_correlation_id(error),
     )
 

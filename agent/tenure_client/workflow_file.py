@@ -28,7 +28,7 @@ from tenure_client.payload import ABSENT
 FILE_BYTES_MAX = 64 * 1024 * 1024
 ENDINGS = (".yaml", ".yml", ".json")
 
-_WORKFLOW_KEYS = ("name", "description", "max_leases", "labels", "tasks")
+_WORKFLOW_KEYS = ("name", "description", "max_leases", "labels", "dimensions", "tasks")
 _TASK_KEYS = ("key", "kind", "depends_on", "input", "retry", "attempt_timeout", "priority")
 _RETRY_KEYS = (
     "max_attempts",
@@ -106,7 +106,8 @@ def definition_of(value: Any) -> workflows_pb2.WorkflowDefinition:
         _text(table["name"], ("name",)),
         description=_text(table.get("description", ""), ("description",)),
         max_leases=_whole(table.get("max_leases", 0), ("max_leases",)),
-        labels=_labels(table.get("labels", {})),
+        labels=_words(table.get("labels", {}), "labels"),
+        dimensions=_words(table.get("dimensions", {}), "dimensions"),
     )
     for number, item in enumerate(_list(table["tasks"], ("tasks",))):
         _declare(workflow, item, ("tasks", number))
@@ -166,10 +167,10 @@ def _span(table: dict[str, Any], key: str, path: Path) -> duration.Span | None:
     return value
 
 
-def _labels(value: Any) -> dict[str, str]:
+def _words(value: Any, key: str) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise DefinitionError(("labels",), f"must be a table of words and texts, {_is(value)}")
-    return {word: _text(text, ("labels", word)) for word, text in value.items()}
+        raise DefinitionError((key,), f"must be a table of words and texts, {_is(value)}")
+    return {word: _text(text, (key, word)) for word, text in value.items()}
 
 
 def _list(value: Any, path: Path) -> list[Any]:

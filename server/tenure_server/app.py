@@ -36,8 +36,17 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from tenure.v1 import agents_pb2_grpc, runs_pb2_grpc, tenants_pb2_grpc, workflows_pb2_grpc
-from tenure_server import logs
+from tenure.v1 import (
+    agents_pb2_grpc,
+    constitution_pb2_grpc,
+    evidence_pb2_grpc,
+    runs_pb2_grpc,
+    tenants_pb2_grpc,
+    workflows_pb2_grpc,
+)
+from tenure_constitution import admission, article
+from tenure_server import logs, signing
+from tenure_server.audit import audit_store
 from tenure_server.bootstrap import bootstrap, write_private
 from tenure_server.config import (
     ACCEPT_SECONDS_DEFAULT,
@@ -49,17 +58,25 @@ from tenure_server.config import (
     ConfigError,
 )
 from tenure_server.core.errors import Refusal
+from tenure_server.core.evidence import INSTALLATION
+from tenure_server.engine import bundles
 from tenure_server.engine.engine import Engine
+from tenure_server.engine.inspection import LogBroken, inspect
+from tenure_server.engine.notary import Notary
 from tenure_server.engine.settings import Settings, SystemClock
 from tenure_server.rpc import access
 from tenure_server.rpc.agents import Agents
+from tenure_server.rpc.constitution import Constitution
 from tenure_server.rpc.doorway import Doorway, Streams
+from tenure_server.rpc.evidence import Evidence
 from tenure_server.rpc.gates import Chain
 from tenure_server.rpc.runs import Runs
 from tenure_server.rpc.tenants import Tenants
 from tenure_server.rpc.workflows import Workflows
+from tenure_server.signing import Signing, SigningError, default_file
 from tenure_server.store.database import Store, open_store
 from tenure_server.store.errors import StoreFailed, StoreOpenError
+from tenure_server.store.evidence_reads import EvidenceReads
 
 MESSAGE_BYTES_MAX = 64 << 20
 #: How long calls under way may take to end once the coordinator drains.
@@ -95,6 +112,7 @@ class Coordinator:
         self.address = ""
         self.engine: Engine
         self.store: Store
+        self.signing: Signing
         self._doorway = Doorway()
         self._server = grpc.aio.server(interceptors=[self._doorway], options=list(SERVER_OPTIONS))
         self._health = health.aio.HealthServicer()
@@ -110,16 +128,23 @@ class Coordinator:
         async with contextlib.AsyncExitStack() as undo:
             rules = access.all_rules()
             undo.push_async_callback(self._server.stop, None)
+            platform = await self.platform()
             port = _bind(self._server, self.config)
             self.address = self.config.advertised(port)
-            self.store = open_store(self.config.store, holder=_holder(), address=self.address)
-            undo.callback(self.store.close)
-            settings = Settings(
-                lease_us=int(self.config.lease_seconds * 1e6),
-                accept_us=int(self.config.accept_seconds * 1e6),
-                seat_us=int(self.config.seat_seconds * 1e6),
+            clock = SystemClock()
+            self.signing = Signing(self.config.signing_key or default_file(self.config.store))
+            self.store = open_store(
+                self.config.store,
+                holder=_holder(),
+                address=self.address,
+                sign=self.signing.sign,
             )
-            self.engine = Engine(self.store, settings, SystemClock())
+            undo.callback(self.store.close)
+            notary = self._notary(clock)
+            bundles.keep_platform(
+                self.store, platform.digest(), platform.canonical(), clock.now_us()
+            )
+            self.engine = Engine(self.store, self.settings(), clock, notary, platform=platform)
             await self.engine.start()
             undo.push_async_callback(self.engine.stop)
             if self.config.bootstrap_file is not None:
@@ -145,6 +170,20 @@ class Coordinator:
             )
         log.info("serving", address=self.address, store=self.store.kind)
 
+    def settings(self) -> Settings:
+        """What the engine is to keep to."""
+        return Settings(
+            lease_us=int(self.config.lease_seconds * 1e6),
+            accept_us=int(self.config.accept_seconds * 1e6),
+            seat_us=int(self.config.seat_seconds * 1e6),
+            keep_payloads_us=int(self.config.keep_payloads_days * 86_400e6),
+            keep_runs_us=int(self.config.keep_runs_days * 86_400e6),
+        )
+
+    async def platform(self) -> article.Constitution:
+        """The constitution of all tenants, admitted. Raises StartError."""
+        return await _platform_constitution(self.config.constitution)
+
     async def stop(self) -> None:
         """Drains: agents are told, what is under way commits, streams end, then all is closed.
 
@@ -169,14 +208,33 @@ class Coordinator:
                 self.config.ready_file.unlink(missing_ok=True)
         log.info("stopped", commits=self.engine.commit_count)
 
+    def _notary(self, clock: SystemClock) -> Notary:
+        """Opens the keys, and looks at the installation's own log. Raises StartError."""
+        try:
+            self.signing.open(self.store, clock.now_us)
+            notary = Notary(self.store, self.signing.keys)
+            with self.store.reading():
+                inspect(EvidenceReads(self.store, INSTALLATION), notary.chain)
+        except SigningError as error:
+            raise StartError(str(error)) from None
+        except LogBroken as error:
+            raise StartError(f"the installation's own log is broken: {error}") from None
+        return notary
+
     def _add_services(self) -> None:
-        server, engine, store = self._server, self.engine, self.store
+        server, engine, store, keys = self._server, self.engine, self.store, self.signing.keys
         tenants_pb2_grpc.add_TenantsServicer_to_server(
             Tenants(engine, store, self._streams), server
         )
         workflows_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(engine, store), server)
         runs_pb2_grpc.add_RunsServicer_to_server(Runs(engine, store), server)
-        agents_pb2_grpc.add_AgentsServicer_to_server(Agents(engine), server)
+        agents_pb2_grpc.add_AgentsServicer_to_server(
+            Agents(engine, root_key=keys.root_key, certificates=keys.certificates), server
+        )
+        constitution_pb2_grpc.add_ConstitutionServicer_to_server(
+            Constitution(engine, self._chain.rules), server
+        )
+        evidence_pb2_grpc.add_EvidenceServicer_to_server(Evidence(engine, store), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(_reflected(), server)
         channelz.add_channelz_servicer(server)
@@ -196,7 +254,7 @@ class Coordinator:
         task.add_done_callback(self._tasks.discard)
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, kind: type[Coordinator] = Coordinator) -> None:
     """Serves until SIGTERM, SIGINT or the end of standard input."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -204,7 +262,7 @@ async def serve(config: Config) -> None:
         loop.add_signal_handler(number, stop.set)
     if config.exit_with_stdin:
         _watch_stdin(lambda: loop.call_soon_threadsafe(stop.set))
-    coordinator = Coordinator(config)
+    coordinator = kind(config)
     await coordinator.start()
     # What stands now stands for good; and the hot path makes many small objects that live for one
     # commit, among which the default thresholds search all the time.
@@ -213,6 +271,27 @@ async def serve(config: Config) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     await stop.wait()
     await coordinator.stop()
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+async def _platform_constitution(file: Path | None) -> article.Constitution:
+    """The platform's constitution, admitted. Raises StartError, which names the article."""
+    try:
+        if file is None:
+            platform = article.platform_default()
+        else:
+            platform = article.read(await asyncio.to_thread(_text_of, file), origin=str(file))
+        await asyncio.to_thread(admission.admit, platform)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"--constitution: {file} cannot be read: {error}") from error
+    except article.ConstitutionInvalid as error:
+        raise StartError(f"--constitution: {error}") from error
+    except (admission.ArticleRefused, admission.TrialFailed) as error:
+        raise StartError(f"--constitution: {file or 'platform.yaml'}: {error}") from error
+    return platform
 
 
 def _bind(server: grpc.aio.Server, config: Config) -> int:
@@ -299,20 +378,31 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--tls-cert", type=_FILE, help="PEM file of the certificate chain.")
 @_option("--tls-key", type=_FILE, help="PEM file of its private key.")
 @_option("--tls-client-ca", type=_FILE, help="Demand client certificates signed by this one.")
+@_option("--constitution", type=_FILE, help="The platform's constitution, if not the default one.")
+@_option("--keep-payloads-days", type=float, default=0.0, help="Of ended runs; 0: for ever.")
+@_option("--keep-runs-days", type=float, default=0.0, help="Ended ones; 0: for ever.")
+@_option("--signing-key", type=_FILE, help="Key file of evidence, made when missing.")
 @_option("--ready-file", type=_FILE, help="Write address and pid here once serving.")
 @_option("--bootstrap", type=_FILE, help="Make a tenant and keys in an empty store; write them.")
 @_option("--bootstrap-tenant", default=TENANT_DEFAULT, help="The tenant that --bootstrap makes.")
 @_option("--exit-with-stdin", is_flag=True, help="Drain and exit when standard input ends.")
 @_option("--log-format", type=click.Choice(["json", "console"]), default="console", help="Form.")
 @_option("--log-level", type=click.Choice(logs.LEVELS), default="info", help="From here up.")
-def serve_command(log_format: Literal["json", "console"], log_level: str, **settings: Any) -> None:
+@click.pass_obj
+def serve_command(
+    kind: type[Coordinator] | None,
+    /,
+    log_format: Literal["json", "console"],
+    log_level: str,
+    **settings: Any,
+) -> None:
     """Serves until it is told to stop, then drains and exits with 0."""
     try:
         config = Config.checked(log_format=log_format, log_level=log_level, **settings)
         logs.configure(log_format, log_level)
         sys.setswitchinterval(SWITCH_SECONDS)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(config))
+            runner.run(serve(config, kind or Coordinator))
     except (
         ConfigError,
         StartError,
@@ -323,3 +413,46 @@ def serve_command(log_format: Literal["json", "console"], log_level: str, **sett
     ) as error:
         click.echo(f"tenure-server: {error}", err=True)
         sys.exit(2)
+
+
+@main.command("rotate-key")
+@_option("--signing-key", type=_FILE, required=True, help="Key file of evidence.")
+def rotate_key_command(signing_key: Path) -> None:
+    """Draws a new signing key, certified by the present one. Takes effect at the next start.
+
+    Every coordinator of the store needs the new file then. What was signed before stays verifiable.
+    """
+    try:
+        rotated = signing.rotate(signing_key, SystemClock().now_us())
+    except SigningError as error:
+        click.echo(f"tenure-server: {error}", err=True)
+        sys.exit(2)
+    click.echo(rotated.newest.verifier.text)
+
+
+@main.command("audit")
+@_option("--store", required=True, help="sqlite:///absolute/path or postgresql://…")
+@_option("--signing-key", type=_FILE, help="Key file of evidence.")
+def audit_command(store: str, signing_key: Path | None) -> None:
+    """Audits every log, and every run against its log, while no coordinator works on the store.
+
+    Exits with 1 when anything is not as it was written, and names it.
+    """
+    try:
+        keys = signing.load(signing_key or default_file(store))
+        opened = open_store(store, holder=_holder(), address="audit")
+        try:
+            findings = audit_store(opened, keys.chain())
+        finally:
+            opened.close()
+    except FileNotFoundError as error:
+        click.echo(f"tenure-server: there is no signing key {error.filename}", err=True)
+        sys.exit(2)
+    except (SigningError, StoreOpenError, StoreFailed) as error:
+        click.echo(f"tenure-server: {error}", err=True)
+        sys.exit(2)
+    for finding in findings:
+        click.echo(finding.sentence)
+    if findings:
+        sys.exit(1)
+    click.echo("everything is as it was written")

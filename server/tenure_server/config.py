@@ -17,6 +17,7 @@ ACCEPT_SECONDS_DEFAULT = 5.0
 SEAT_SECONDS_MIN = 1.0
 SEAT_SECONDS_MAX = 60.0
 SEAT_SECONDS_DEFAULT = 6.0
+DAYS_MAX = 36_500.0
 LISTEN_DEFAULT = "127.0.0.1:7233"
 TENANT_DEFAULT = "dev"
 #: As in the contract.
@@ -49,7 +50,14 @@ class Config:
     accept_seconds: float = ACCEPT_SECONDS_DEFAULT
     seat_seconds: float = SEAT_SECONDS_DEFAULT
     tls: TlsFiles | None = None
+    #: The platform's constitution; None for the one that is shipped.
+    constitution: Path | None = None
     ready_file: Path | None = None
+    #: How long payloads of runs that have ended are kept, and the runs. 0: for ever.
+    keep_payloads_days: float = 0.0
+    keep_runs_days: float = 0.0
+    #: The private key of evidence. None: beside the SQLite file.
+    signing_key: Path | None = None
     bootstrap_file: Path | None = None
     bootstrap_tenant: str = TENANT_DEFAULT
     exit_with_stdin: bool = False
@@ -69,6 +77,10 @@ class Config:
         tls_cert: Path | None,
         tls_key: Path | None,
         tls_client_ca: Path | None,
+        constitution: Path | None,
+        keep_payloads_days: float,
+        keep_runs_days: float,
+        signing_key: Path | None,
         ready_file: Path | None,
         bootstrap: Path | None,
         bootstrap_tenant: str,
@@ -80,13 +92,19 @@ class Config:
         _check_span("--lease-seconds", lease_seconds, LEASE_SECONDS_MIN, LEASE_SECONDS_MAX)
         _check_span("--accept-seconds", accept_seconds, ACCEPT_SECONDS_MIN, LEASE_SECONDS_MAX)
         _check_span("--seat-seconds", seat_seconds, SEAT_SECONDS_MIN, SEAT_SECONDS_MAX)
+        _check_span("--keep-payloads-days", keep_payloads_days, 0.0, DAYS_MAX)
+        _check_span("--keep-runs-days", keep_runs_days, 0.0, DAYS_MAX)
         tls = _read_tls(tls_cert, tls_key, tls_client_ca)
         host = _check_address("--listen", listen, port_min=0)
         if address:
             _check_address("--address", address, port_min=1)
         elif host in ("", "0.0.0.0", "::", "*"):
             raise ConfigError(f"--address is required, because --listen {listen} has no one host")
-        for name, path in (("--ready-file", ready_file), ("--bootstrap", bootstrap)):
+        for name, path in (
+            ("--signing-key", signing_key),
+            ("--ready-file", ready_file),
+            ("--bootstrap", bootstrap),
+        ):
             if path is not None and not path.absolute().parent.is_dir():
                 raise ConfigError(f"{name}: there is no directory {path.absolute().parent}")
         if not _TENANT.fullmatch(bootstrap_tenant):
@@ -94,14 +112,24 @@ class Config:
                 "--bootstrap-tenant must begin with a lower-case letter and have at most 40 "
                 f"lower-case letters, digits and hyphens, not {bootstrap_tenant!r}"
             )
+        store = _checked_store(store)
+        if signing_key is None and not store.startswith("sqlite:"):
+            raise ConfigError(
+                "--signing-key is required with PostgreSQL: every coordinator of the store needs "
+                "the same key file"
+            )
         return cls(
-            store=_checked_store(store),
+            store=store,
             listen=listen,
             address=address,
             lease_seconds=lease_seconds,
             accept_seconds=accept_seconds,
             seat_seconds=seat_seconds,
             tls=tls,
+            constitution=constitution,
+            keep_payloads_days=keep_payloads_days,
+            keep_runs_days=keep_runs_days,
+            signing_key=signing_key,
             ready_file=ready_file,
             bootstrap_file=bootstrap,
             bootstrap_tenant=bootstrap_tenant,

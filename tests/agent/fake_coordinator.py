@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from tests.agent.signatory import Signatory
 
 from tenure.v1 import agents_pb2, agents_pb2_grpc, payload_pb2
 
@@ -78,6 +79,10 @@ class FakeCoordinator(_Servicer):  # type: ignore[misc]
         self.acknowledges = True
         self.answers_renewals = True
         self.refuses_with: tuple[grpc.StatusCode, str] | None = None
+        #: Signs each batch. None: nobody does.
+        self.signatory: Signatory | None = None
+        #: Called with each batch before it is sent, once it was signed.
+        self.alters: Callable[[agents_pb2.LeaseBatch], object] = lambda batch: None
         #: The most leases that were live, or promised by credits, at one instant.
         self.peak = 0
         self.lost: set[Key] = set()
@@ -156,7 +161,8 @@ class FakeCoordinator(_Servicer):  # type: ignore[misc]
             await _abort(context, *self.refuses_with)
         line = self.line = Line(first.hello)
         self.hellos.append(first.hello)
-        welcome = agents_pb2.Welcome(agent_id=str(uuid.uuid4()))
+        welcome = agents_pb2.Welcome() if self.signatory is None else self.signatory.welcome()
+        welcome.agent_id = str(uuid.uuid4())
         welcome.lease_duration.FromNanoseconds(int(self.lease_seconds * 1e9))
         welcome.accept_within.FromNanoseconds(int(self.accept_within_seconds * 1e9))
         standings = [self._standing(key_of(ref)) for ref in first.hello.held]
@@ -224,6 +230,9 @@ class FakeCoordinator(_Servicer):  # type: ignore[misc]
             line.credits -= count
             self.live.update((key_of(lease), lease) for lease in leases)
             batch = agents_pb2.LeaseBatch(leases=leases, runs=self._runs(leases))
+            if self.signatory is not None:
+                self.signatory.sign(batch)
+            self.alters(batch)
             line.outgoing.put_nowait(agents_pb2.WorkResponse(batch=batch))
 
     def _runs(self, leases: Iterable[agents_pb2.Lease]) -> list[agents_pb2.RunContext]:
@@ -233,7 +242,9 @@ class FakeCoordinator(_Servicer):  # type: ignore[misc]
                 tenant_id="acme",
                 workflow="trial",
                 workflow_version=1,
-                input=self.run_input,
+                workflow_digest="sha256:" + "1" * 64,
+                constitution_digest="sha256:" + "2" * 64,
+                input=self.run_input if self.run_input.WhichOneof("body") else None,
                 correlation_id="correlation-1",
             )
             for run_id in {lease.run_id for lease in leases}

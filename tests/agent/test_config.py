@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from tests.agent.conftest import KEY
+from tests.agent.signatory import INSTALLATION, Signatory
 
 from tenure_agent import config, handlers
 from tenure_agent.config import ConfigError
 
+PUBLIC_KEY = Signatory().root_key
 COORDINATOR = "[coordinator]\naddresses = ['127.0.0.1:7233']\nkey_file = 'agent.key'\n"
 
 
@@ -61,10 +63,61 @@ def test_the_key_may_come_from_the_environment_and_is_never_shown(
     assert KEY not in repr(loaded)
 
 
+def test_the_public_key_stands_in_the_file_or_in_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "tenure.pub").write_text(PUBLIC_KEY + "\n")
+    for line in (f"public_key = '{PUBLIC_KEY}'", "public_key_file = 'keys/tenure.pub'"):
+        found = load(tmp_path, COORDINATOR + line).coordinator.public_key
+        assert found is not None
+        assert found.text == PUBLIC_KEY
+    assert load(tmp_path, COORDINATOR).coordinator.public_key is None
+
+
+def test_the_public_key_of_the_command_line_counts_instead_of_the_files(tmp_path: Path) -> None:
+    """While another address alone does not make the agent less careful."""
+    other = Signatory(seed=1).root_key
+    for line in (f"public_key = '{PUBLIC_KEY}'", "public_key_file = 'missing.pub'", ""):
+        (tmp_path / "agent.key").write_text(KEY)
+        path = tmp_path / "agent.toml"
+        path.write_text(COORDINATOR + line)
+        found = config.load(path, config.Overrides(public_key=other)).coordinator.public_key
+        assert found is not None
+        assert found.text == other
+    path.write_text(COORDINATOR + f"public_key = '{PUBLIC_KEY}'")
+    kept = config.load(path, config.Overrides(addresses=("b:1",))).coordinator.public_key
+    assert kept is not None
+    assert kept.text == PUBLIC_KEY
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("[coordinator", "is not TOML"),
+        (
+            COORDINATOR + "public_kye = 'x'",
+            "[coordinator] public_kye: unknown key; did you mean 'public_key'?",
+        ),
+        (
+            COORDINATOR + "public_key = 'x'",
+            "[coordinator] public_key: the key is not a verifier key: <name>+<8 hex digits>",
+        ),
+        (COORDINATOR + "public_key = ''", "[coordinator] public_key: must not be empty"),
+        (
+            COORDINATOR + f"public_key = '{PUBLIC_KEY.replace(INSTALLATION, INSTALLATION[::-1])}'",
+            "[coordinator] public_key: the key has hash",
+        ),
+        (
+            COORDINATOR + "public_key_file = 'x'",
+            "[coordinator] public_key_file: no such file",
+        ),
+        (
+            COORDINATOR + "public_key_file = 'agent.key'",
+            "[coordinator] public_key_file: the key is not a verifier key",
+        ),
+        (
+            COORDINATOR + f"public_key = '{PUBLIC_KEY}'\npublic_key_file = 'agent.key'",
+            "[coordinator] public_key: only one of public_key and public_key_file",
+        ),
         ("", "coordinator: is missing"),
         ("[coordinater]\n", "coordinator: is missing; did you mean 'coordinater'?"),
         ("[coordinator]\nkey_file='agent.key'\n", "[coordinator] addresses: is missing"),

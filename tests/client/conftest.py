@@ -19,6 +19,8 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from tenure.v1 import (
     access_pb2,
     agents_pb2_grpc,
+    constitution_pb2_grpc,
+    evidence_pb2_grpc,
     runs_pb2,
     runs_pb2_grpc,
     tenants_pb2,
@@ -45,6 +47,8 @@ class Refusal:
     fields: tuple[tuple[str, str], ...] = ()
     retry_after: float | None = None
     quota: tuple[str, str] | None = None
+    #: Article and sentence of each objection.
+    objections: tuple[tuple[str, str], ...] = ()
 
 
 def details_of(refusal: Refusal) -> bytes:
@@ -77,6 +81,11 @@ def details_of(refusal: Refusal) -> bytes:
                 violations=[violation(subject=subject, description=description)]
             )
         )
+    if refusal.objections:
+        denial = error_details_pb2.PreconditionFailure()
+        for article, sentence in refusal.objections:
+            denial.violations.add(type="ARTICLE", subject=article, description=sentence)
+        parts.append(denial)
     status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message)
     for part in parts:
         packed = any_pb2.Any()
@@ -123,6 +132,15 @@ class Script:
             await refuse(answer, context)
         return answer
 
+    async def stream(self, rpc: str, request: Any, context: Context) -> AsyncIterator[Any]:
+        for message in self.take(rpc, request, context):
+            if isinstance(message, Refusal):
+                await refuse(message, context)
+            if isinstance(message, asyncio.Event):
+                await message.wait()
+            else:
+                yield message
+
 
 async def refuse(refusal: Refusal, context: Context) -> None:
     trailing = (("grpc-status-details-bin", details_of(refusal)),)
@@ -132,6 +150,9 @@ async def refuse(refusal: Refusal, context: Context) -> None:
 class _Tenants(tenants_pb2_grpc.TenantsServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
+
+    async def DeleteTenant(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("DeleteTenant", request, context)
 
     async def CreateTenant(self, request: Any, context: Context) -> Any:
         return await self._script.answer("CreateTenant", request, context)
@@ -204,13 +225,39 @@ class _Runs(runs_pb2_grpc.RunsServicer):
         return await self._script.answer("CancelRun", request, context)
 
     async def WatchRun(self, request: Any, context: Context) -> AsyncIterator[Any]:
-        for message in self._script.take("WatchRun", request, context):
-            if isinstance(message, Refusal):
-                await refuse(message, context)
-            if isinstance(message, asyncio.Event):
-                await message.wait()
-            else:
-                yield message
+        async for message in self._script.stream("WatchRun", request, context):
+            yield message
+
+
+class _Evidence(evidence_pb2_grpc.EvidenceServicer):
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    async def ListEntries(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("ListEntries", request, context)
+
+    async def GetCheckpoint(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetCheckpoint", request, context)
+
+    async def ListCheckpoints(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("ListCheckpoints", request, context)
+
+    async def GetInclusionProof(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetInclusionProof", request, context)
+
+    async def GetConsistencyProof(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetConsistencyProof", request, context)
+
+    async def GetSigningKeys(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetSigningKeys", request, context)
+
+    async def ExportRun(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        async for message in self._script.stream("ExportRun", request, context):
+            yield message
+
+    async def WatchEntries(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        async for message in self._script.stream("WatchEntries", request, context):
+            yield message
 
 
 class _Agents(agents_pb2_grpc.AgentsServicer):
@@ -233,6 +280,29 @@ class _Agents(agents_pb2_grpc.AgentsServicer):
         raise NotImplementedError
 
 
+class _Constitution(constitution_pb2_grpc.ConstitutionServicer):
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    async def SetConstitution(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("SetConstitution", request, context)
+
+    async def GetConstitution(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetConstitution", request, context)
+
+    async def ListConstitutions(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("ListConstitutions", request, context)
+
+    async def GetComplianceReport(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("GetComplianceReport", request, context)
+
+    async def TryConstitution(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        for message in self._script.take("TryConstitution", request, context):
+            if isinstance(message, Refusal):
+                await refuse(message, context)
+            yield message
+
+
 async def serve(script: Script) -> grpc.aio.Server:
     """Starts a fake coordinator and notes its address in the script."""
     server = grpc.aio.server()
@@ -240,6 +310,8 @@ async def serve(script: Script) -> grpc.aio.Server:
     workflows_pb2_grpc.add_WorkflowsServicer_to_server(_Workflows(script), server)
     runs_pb2_grpc.add_RunsServicer_to_server(_Runs(script), server)
     agents_pb2_grpc.add_AgentsServicer_to_server(_Agents(script), server)
+    constitution_pb2_grpc.add_ConstitutionServicer_to_server(_Constitution(script), server)
+    evidence_pb2_grpc.add_EvidenceServicer_to_server(_Evidence(script), server)
     script.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     return server

@@ -132,6 +132,8 @@ def test_a_file_is_validated_here_or_there(
         "task_count": 1,
         "dependency_count": 0,
         "depth": 1,
+        "objections": [],
+        "dimensions": [],
     }
     done = tenure("workflow", "validate", "--offline", str(tmp_path / "w.yaml"))
     assert done.code == 0
@@ -169,7 +171,12 @@ def test_a_run_is_started_with_input_scale_and_labels(
     done = tenure(
         "run", "start", "word-count", "--input", given, "--time-scale", "0.5", *options, "--json"
     )
-    assert done.json() == {"run_id": RUN_ID, "workflow_version": 3, "workflow_digest": "d"}
+    assert done.json() == {
+        "run_id": RUN_ID,
+        "workflow_version": 3,
+        "workflow_digest": "d",
+        "warnings": [],
+    }
     [request] = far_script.requests("StartRun")
     assert request.input.data == b'{"a":null,"b":9007199254740993,"time_scale":0.5}'
     assert dict(request.labels) == {"why": "test=1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -207,3 +208,17 @@ def test_every_command_has_help_with_the_root_s_line(
     assert f"tenure {name}" in capsys.readouterr().out
     assert app.invoke(["--help"]) == 0
     assert app.COMMANDS[name][2] in capsys.readouterr().out
+
+
+def test_a_tenant_is_erased_once_that_was_confirmed(
+    far_script: Script, tenure: Tenure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    answer = tenants_pb2.DeleteTenantResponse(log_size=7, log_root=bytes(32))
+    far_script.on("DeleteTenant", answer)
+    assert tenure("tenants", "delete", "acme").code == 130, "nobody said yes"
+    assert far_script.requests("DeleteTenant") == []
+    made = tenure("tenants", "delete", "acme", "--yes", "--json").json()
+    assert made == {"tenant_id": "acme", "log_size": 7, "log_root": "00" * 32}
+    [request] = far_script.requests("DeleteTenant")
+    assert (request.tenant_id, bool(request.request_id)) == ("acme", True)

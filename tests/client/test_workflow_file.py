@@ -20,6 +20,7 @@ name: word-count
 description: Counts words.
 max_leases: 4
 labels: {owner: data, since: 2024-01-01, country: "no"}
+dimensions: {risk: Low., ethics: "No people."}
 tasks:
   - key: split
     kind: split-text
@@ -78,6 +79,7 @@ AS_JSON = {
         {"key": "merge", "kind": "merge-counts", "depends_on": ["count-1", "count-2"]},
     ],
     "labels": {"country": "no", "owner": "data", "since": "2024-01-01"},
+    "dimensions": {"ethics": "No people.", "risk": "Low."},
     "max_leases": 4,
     "description": "Counts words.",
     "name": "word-count",
@@ -86,7 +88,14 @@ AS_JSON = {
 
 def built() -> workflows_pb2.WorkflowDefinition:
     labels = {"owner": "data", "country": "no", "since": "2024-01-01"}
-    with Workflow("word-count", description="Counts words.", max_leases=4, labels=labels) as w:
+    dimensions = {"risk": "Low.", "ethics": "No people."}
+    with Workflow(
+        "word-count",
+        description="Counts words.",
+        max_leases=4,
+        labels=labels,
+        dimensions=dimensions,
+    ) as w:
         split = w.task("split", kind="split-text", input=INPUT)
         retry = Retry(
             max_attempts=3,

@@ -15,20 +15,20 @@ from tenure_evidence.signing import SigningKey
 INSTALLATION = "6f1c64a4-1d55-4f39-9a86-b3ab2ea3ed4e"
 KEY = SigningKey(notes.installation_name(INSTALLATION), bytes(32))
 CHAIN = keys.Chain.read(KEY.verifier.text, [])
-FACTS = mandate.LeaseFacts(
-    run="r-1",
-    seq=2,
-    at=1_000,
-    task="extract",
-    attempt=1,
-    term=7,
-    agent="a-1",
-    definition="sha256:" + "1" * 64,
-    constitution="sha256:" + "2" * 64,
-    handler="http.get",
-    given=given_digest(payload_digest(b"{}", ""), None, [], None),
-)
-ITEMS = [mandate.lease_item(replace(FACTS, run=f"r-{number}")) for number in range(1, 6)]
+FACTS: dict[str, Any] = {
+    "run": "r-1",
+    "seq": 2,
+    "at": 1_000,
+    "task": "extract",
+    "attempt": 1,
+    "term": 7,
+    "agent": "a-1",
+    "definition": "sha256:" + "1" * 64,
+    "constitution": "sha256:" + "2" * 64,
+    "handler": "http.get",
+    "given": given_digest(payload_digest(b"{}", ""), None, [], None),
+}
+ITEMS = [mandate.lease_item(**{**FACTS, "run": f"r-{number}"}) for number in range(1, 6)]
 
 
 def batch(**changes: Any) -> mandate.Mandate:
@@ -73,7 +73,7 @@ def test_every_lease_of_a_batch_is_checked_at_its_place() -> None:
 )  # fmt: skip
 def test_a_lease_that_differs_in_anything_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(mandate.MandateInvalid, match="not the one"):
-        mandate.check_item(batch(), 0, mandate.lease_item(replace(FACTS, **change)))
+        mandate.check_item(batch(), 0, mandate.lease_item(**{**FACTS, **change}))
 
 
 def test_a_mandate_of_anyone_or_anything_else_is_refused() -> None:
@@ -103,7 +103,7 @@ def test_a_mandate_of_anyone_or_anything_else_is_refused() -> None:
 def test_the_item_has_the_members_that_are_documented() -> None:
     assert read(ITEMS[0]) == {
         "run": "r-1", "seq": 2, "at": 1_000, "kind": "task.leased", "task": "extract",
-        "attempt": 1, "term": 7, "agent": "a-1", "definition": FACTS.definition,
-        "constitution": FACTS.constitution, "handler": "http.get",
-        "input": "sha256:" + FACTS.given.hex(),
+        "attempt": 1, "term": 7, "agent": "a-1", "definition": FACTS["definition"],
+        "constitution": FACTS["constitution"], "handler": "http.get",
+        "input": "sha256:" + FACTS["given"].hex(),
     }  # fmt: skip

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.wire import nest
 from tests.wire.installation import ROLES, TENANT, Installation
 from tests.wire.raw import Line
 
 from tenure_client.builder import Workflow
+from tenure_client.cli import app
 
 Install = Callable[..., Installation]
+#: Executes `tenure evidence … --json`: exit code and document, or the message on stderr.
+Ask = Callable[..., tuple[int, Any]]
 
 
 @pytest.fixture
@@ -81,3 +87,23 @@ async def line(house: Installation) -> AsyncIterator[Line]:
     """A line to the shared installation on which any bytes can be sent."""
     async with Line(house.coordinator.address) as line:
         yield line
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> nest.Kept:
+    """A run that has ended, with its bundle and its database."""
+    return nest.run_in(tmp_path_factory.mktemp("nest"))
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Executes `tenure evidence … --json`, and gives the exit code and the document."""
+    for word in ("ADDRESS", "KEY", "KEY_FILE", "CREDENTIALS", "TENANT"):
+        monkeypatch.delenv(f"TENURE_{word}", raising=False)
+
+    def execute(*arguments: str) -> tuple[int, Any]:
+        code = app.invoke(["evidence", *arguments, "--json"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out else err
+
+    return execute

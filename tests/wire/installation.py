@@ -152,6 +152,7 @@ class Coordinator(Process):
         super().__init__(name, folder, "tenure_server")
         self.address = ""
         self.credentials = folder / "credentials.json"
+        self.signing_key = folder / "signing-key.json"
         self._store = store
         self._flags = list(flags)
 
@@ -161,6 +162,7 @@ class Coordinator(Process):
             "serve",
             *("--store", self._store, "--listen", self.address or "127.0.0.1:0"),
             *("--ready-file", str(self.ready_file), "--bootstrap", str(self.credentials)),
+            *("--signing-key", str(self.signing_key)),
             *("--bootstrap-tenant", TENANT, "--exit-with-stdin", "--log-format", "json"),
             *self._flags,
         )
@@ -180,12 +182,14 @@ class Agent(Process):
         shutil.copy(HANDLERS, folder / "handlers.py")
 
     def configure(self, addresses: Iterable[str], key: str, more: Mapping[str, Any]) -> None:
-        """Writes its TOML file. `more` are settings for the table [agent]."""
+        """Writes its TOML file. `more` are settings for [agent], `public_key` one for the rest."""
         self.folder.joinpath("agent.key").write_text(key)
         settings: dict[str, Any] = {"name": self.name, "slots": 4, "stop_seconds": 0.5, **more}
         tls = settings.pop("tls", {})
+        public_key = settings.pop("public_key", "")
         lines = ["[coordinator]", f"addresses = {json.dumps(list(addresses))}"]
         lines += [f"{word} = {json.dumps(str(value))}" for word, value in tls.items()]
+        lines += [f'public_key = "{public_key}"'] if public_key else []
         lines += ['key_file = "agent.key"', "[agent]"]
         lines += [f"{word} = {json.dumps(value)}" for word, value in settings.items()]
         self.folder.joinpath("agent.toml").write_text("\n".join(lines) + KINDS)
@@ -230,6 +234,11 @@ class Installation:
         made = Coordinator(name, self.folder, self.store, (*self.flags, *flags))
         self.coordinators.append(made)
         return made
+
+    def public_keys(self) -> list[str]:
+        """The verifier keys that its coordinators sign with, the oldest first."""
+        keys = json.loads(self.coordinator.signing_key.read_text())["keys"]
+        return [key["public"] for key in keys]
 
     async def add_agent(
         self, name: str = "", *, tenants: tuple[str, ...] = (TENANT,), **settings: Any

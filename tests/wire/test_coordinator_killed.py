@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import pytest
+from tests import logbook
 from tests.wire import history
 from tests.wire.conftest import Install
 from tests.wire.installation import TENANT, Installation, until
@@ -65,11 +67,37 @@ class Load:
             self.acknowledged.append(started.run_id)
 
 
+def check_evidence(
+    store: str, acknowledged: Iterable[str], histories: Iterable[history.RunHistory]
+) -> None:
+    """Wants a whole log with one start of each run, and with every event that people are shown."""
+    logs = logbook.read_url(store)
+    logs.check()
+    entries = logs.entries[TENANT]
+    starts = Counter(
+        item["run"]
+        for entry in entries
+        if entry.says["kind"] == "run.start"
+        for item in entry.items
+        if item["kind"] == "run.started"
+    )
+    assert set(starts.values()) == {1}
+    assert starts.keys() >= set(acknowledged), "an acknowledged start left no evidence"
+    told = {(item["run"], item["seq"]) for entry in entries for item in entry.items}
+    shown = {(each.run.run_id, event.sequence) for each in histories for event in each.events}
+    assert told == shown
+    terms = {entry.says["term"] for entry in entries}
+    assert terms == set(range(1, max(terms) + 1))
+    assert len(terms) > KILLS, "each life writes under a term of its own"
+
+
 @pytest.mark.timeout(120)
 async def test_what_was_acknowledged_happens_once_through_kills_of_the_coordinator(
     install: Install, any_store: str
 ) -> None:
-    """Every acknowledged run succeeds, and no limit was exceeded at any instant."""
+    """Every acknowledged run succeeds, and no limit was exceeded at any instant; the log of
+    evidence is whole at every death, and at the end tells of all of it.
+    """
     installation = install("--lease-seconds", "2", "--seat-seconds", "1.5", store=any_store)
     definition = diamond()
     await installation.add_tenant(TENANT, max_leases=TENANT_LEASES_MAX)
@@ -83,6 +111,7 @@ async def test_what_was_acknowledged_happens_once_through_kills_of_the_coordinat
             aim = turn * RUNS_PER_KILL
             await until(lambda aim=aim: len(load.acknowledged) >= aim, "runs are started")  # type: ignore[misc]
             installation.coordinator.kill()
+            logbook.read_url(installation.store).check()
             await asyncio.to_thread(installation.coordinator.start)
         load.stop()
         await loading
@@ -91,6 +120,7 @@ async def test_what_was_acknowledged_happens_once_through_kills_of_the_coordinat
         known = {run.run_id async for run in admin.list_runs()}
         assert known.issuperset(load.acknowledged)
         histories = await history.read(admin, known)
+    check_evidence(installation.store, load.acknowledged, histories)
     for each in histories:
         history.check_run(each, upstream(definition))
     peaks = history.peaks(histories)

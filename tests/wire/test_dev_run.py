@@ -17,6 +17,7 @@ import pytest
 
 from tenure_client import workflow_file
 from tenure_client.cli import embedded, report
+from tenure_evidence.signing import SigningKey
 
 TRACES = Path(__file__).parents[3] / "shared" / "wfinstances"
 COMMAND = [sys.executable, "-m", "tenure_client"]
@@ -166,6 +167,19 @@ def test_the_digest_does_not_depend_on_the_scale(tmp_path: Path) -> None:
     assert (first["version"], second["version"]) == (1, 1)
     assert first["run_id"] != second["run_id"]
     assert first["data"] == str(tmp_path / "data")
+
+
+def test_the_agent_executes_only_what_its_coordinator_signed(tmp_path: Path) -> None:
+    """Nobody has to configure that; and it takes no key of another coordinator from its file."""
+    path = trace(tmp_path, seconds=0)
+    stranger = SigningKey("tenure.v1/elsewhere", bytes(32)).verifier.text
+    (tmp_path / "agent.toml").write_text(f"[coordinator]\npublic_key = '{stranger}'\n")
+    done = tenure("dev", "run", str(path), "--data", "data", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "data" / "agent.log").read_text().splitlines()
+    events = [json.loads(line)["event"] for line in log if line.startswith("{")]
+    assert "leases are checked against their mandates" in events
+    assert "lease is refused" not in events
 
 
 def test_handlers_beside_the_file_are_used_from_anywhere(job: Path, tmp_path: Path) -> None:

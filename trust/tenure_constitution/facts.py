@@ -96,7 +96,7 @@ rpc.method              TEXT    128   the method, such as `StartRun`
 rpc.mutation            FLAG    0     whether the call changes anything
 tenant.id               TEXT    128   the tenant that is acted for; empty for a call without one
 tenant.open_runs        NUMBER  0     its runs that have not ended, before this act
-tenant.open_tasks       NUMBER  0     tasks of these that have not ended
+tenant.open_tasks       NUMBER  0     the tasks of these, ended ones included
 tenant.live_leases      NUMBER  0     its leases that are live
 tenant.max_leases       NUMBER  0     the most leases that may be live at once; 0: no such limit
 workflow.name           TEXT    128   the workflow's name

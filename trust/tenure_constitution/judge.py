@@ -36,6 +36,20 @@ class Objection:
     problem: str = ""
 
     @property
+    def denies(self) -> bool:
+        """Whether the act must not happen because of it."""
+        return self.effect is Effect.DENY
+
+    def members(self) -> dict[str, str]:
+        """What evidence keeps of it, in words."""
+        return {
+            "id": self.article,
+            "law": self.law.word,
+            "perspective": self.perspective.word,
+            "effect": self.effect.word,
+        }
+
+    @property
     def errored(self) -> bool:
         """Whether the article could not be evaluated."""
         return self.problem != ""
@@ -43,7 +57,7 @@ class Objection:
     @property
     def sentence(self) -> str:
         """What people are told, the same everywhere."""
-        verb = "denies" if self.effect is Effect.DENY else "warns"
+        verb = "denies" if self.denies else "warns"
         side = self.perspective.word.replace("_", " ")
         cause = f" (it could not be evaluated: {self.problem})" if self.problem else ""
         law = self.law.word

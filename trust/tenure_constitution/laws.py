@@ -11,7 +11,7 @@ class Word(enum.IntEnum):
 
     sentence: str
 
-    def __new__(cls, number: int, sentence: str) -> Self:
+    def __new__(cls, number: int, sentence: str = "") -> Self:
         """Keeps the sentence beside the number, so that ``Law(1)`` finds its member."""
         member = int.__new__(cls, number)
         member._value_ = number

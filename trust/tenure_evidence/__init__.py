@@ -7,9 +7,9 @@ of gRPC: the standard library, `orjson` for the canonical form, `cryptography` f
 
 ::
 
-    __main__                      the command: python -m tenure_evidence verify BUNDLE
-       |
-    verify      audit             a bundle, from the whole to the report; a whole log
+    __main__   records  results   the command; a database's records, against its log
+       |          |
+    verify      audit  database   a bundle, from the whole to the report; a whole log; the file
        |          |
     entries       |               the entries of a bundle: each by itself, then in order
        |          |

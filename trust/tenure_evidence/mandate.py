@@ -32,49 +32,45 @@ class Mandate:
     leaf_hashes: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseFacts:
-    """What an agent is told about a lease, as far as it is bound by the mandate."""
-
-    run: str
-    #: The event's number in its run.
-    seq: int
-    #: When it was granted, microseconds.
-    at: int
-    task: str
-    attempt: int
-    term: int
-    agent: str
-    #: Digests as they are written, ``sha256:…``.
-    definition: str
-    constitution: str
-    #: The task's kind.
-    handler: str
-    #: The raw digest of everything the agent is given; see `digests.given_digest`.
-    given: bytes
-
-
 def sign(signer: Signer, entry: bytes) -> bytes:
     """Signs the entry of a batch. Gives 64 bytes."""
     return signer.sign(_PREFIX + entry)
 
 
-def lease_item(facts: LeaseFacts) -> bytes:
-    """The canonical item `task.leased`, made alike by coordinator and agent."""
+def lease_item(
+    *,
+    run: str,
+    seq: int,
+    at: int,
+    task: str,
+    attempt: int,
+    term: int,
+    agent: str,
+    definition: str,
+    constitution: str,
+    handler: str,
+    given: bytes,
+) -> bytes:
+    """The canonical item `task.leased`, made alike by coordinator and agent.
+
+    `seq` is the event's number in its run, `at` the time of the grant in microseconds, `handler`
+    the task's kind. Digests are as they are written, only `given` is raw: see
+    `digests.given_digest`. Raises TypeError for numbers beyond 53 bits.
+    """
     return canonical(
         {
-            "run": facts.run,
-            "seq": facts.seq,
-            "at": facts.at,
+            "run": run,
+            "seq": seq,
+            "at": at,
             "kind": "task.leased",
-            "task": facts.task,
-            "attempt": facts.attempt,
-            "term": facts.term,
-            "agent": facts.agent,
-            "definition": facts.definition,
-            "constitution": facts.constitution,
-            "handler": facts.handler,
-            "input": hash_text(facts.given),
+            "task": task,
+            "attempt": attempt,
+            "term": term,
+            "agent": agent,
+            "definition": definition,
+            "constitution": constitution,
+            "handler": handler,
+            "input": hash_text(given),
         }
     )
 

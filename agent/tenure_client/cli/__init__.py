@@ -5,9 +5,10 @@ noun when it is used, so that `tenure --help` is quick. A noun's module turns op
 the client library and answers into output: tables for people, JSON for programs.
 
     app        the root, exit codes, errors in one line
-    tenants, keys, workflows, runs, agents, dev     the nouns
+    tenants, keys, workflows, runs, agents, constitution, evidence, dev     the nouns
     session    who calls whom: address, key, tenant, TLS
     output     tables, details and JSON; plain: messages of the contract as plain values
     progress   a run while it runs: bars on a terminal, else lines
-    embedded   coordinator and agent as children of this process; report: what a run did
+    proving    what is verified here of the evidence; auditing: a whole log
+    embedded   coordinator and agent as children of this process; dev_run, report: one run there
 """

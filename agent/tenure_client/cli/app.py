@@ -19,10 +19,14 @@ DENIED = 4
 NOT_FOUND = 5
 INTERRUPTED = 130
 
+#: Refusals of the constitution: an article says why, and evidence is what people ask for next.
+_DENIALS = ("CALL_DENIED", "ACT_DENIED")
+
 EPILOG = """\b
 Exit codes
   0    it worked
-  1    the run failed or was cancelled, or the coordinator refused
+  1    the run failed or was cancelled, or the coordinator refused; a workflow that is checked is
+       denied, a constitution that is tried would decide otherwise
   2    bad usage, a bad file, or a value that the coordinator calls invalid
   3    no coordinator could be reached, or it cannot work now
   4    not authenticated or not permitted
@@ -37,12 +41,22 @@ TENURE_TLS_CA, TENURE_TLS_CERT, TENURE_TLS_KEY.
 
 #: Each command: the module and the name it has there, and its line of help.
 COMMANDS = {
-    "dev": ("dev", "dev", "Start coordinator and agent here, or run a workflow file at once."),
+    "dev": ("dev", "dev", "Start coordinator and agent, or run a workflow file at once."),
     "workflow": ("workflows", "workflow", "Register, validate, list and show workflows."),
     "run": ("runs", "run", "Start, list, show, watch and cancel runs."),
     "logs": ("runs", "logs", "Show what happened in a run, line by line."),
+    "constitution": (
+        "constitution",
+        "constitution",
+        "Set, show and try the rules, check by them, and report.",
+    ),
+    "evidence": (
+        "evidence",
+        "evidence",
+        "List, export, verify and audit what was done and refused.",
+    ),
     "agents": ("agents", "agents", "List the agents that serve the tenant."),
-    "tenants": ("tenants", "tenants", "Make, list, show and change tenants."),
+    "tenants": ("tenants", "tenants", "Make, list, show, change and erase tenants."),
     "keys": ("keys", "keys", "Make, list and revoke API keys."),
     "whoami": ("keys", "whoami", "Show the key in use, its roles and tenants."),
 }
@@ -115,6 +129,7 @@ def explain(error: Exception) -> tuple[str, int]:
     """Turns an error into a line for people and an exit code."""
     # Imported here: when these were not needed before, no error of theirs can have happened.
     from tenure_client.channel import ChannelError
+    from tenure_client.cli.proving import ProofError
     from tenure_client.errors import TenureError
     from tenure_client.graph import DefinitionError
     from tenure_client.payload import PayloadError
@@ -125,6 +140,8 @@ def explain(error: Exception) -> tuple[str, int]:
             return explain_refusal(error)
         case ChannelError() | DefinitionError() | PayloadError() | WorkflowFileError():
             return str(error), BAD_INPUT
+        case ProofError():
+            return str(error), FAILED
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return f"{where}{(error.strerror or str(error)).lower()}", FAILED
@@ -138,6 +155,8 @@ def explain_refusal(error: Any) -> tuple[str, int]:
     import grpc
 
     code = grpc.StatusCode
+    if error.reason in _DENIALS:
+        return explain_denial(error), DENIED if error.code is code.PERMISSION_DENIED else FAILED
     match error.code:
         case code.UNAVAILABLE if not error.reason:
             return f"no coordinator could be reached: {error}", UNREACHABLE
@@ -155,6 +174,18 @@ def explain_refusal(error: Any) -> tuple[str, int]:
             return f"{error} (correlation id {error.correlation_id})", FAILED
         case _:
             return str(error), FAILED
+
+
+def explain_denial(error: Any) -> str:
+    """Says which articles deny an act, and where the evidence lies, each on a line."""
+    lines = [error.message]
+    lines += [text for _, text in error.objections if text not in error.message]
+    log, _, number = error.decision.rpartition("/")
+    if log == "installation":
+        lines.append(f"see: entry {number} in the log of the installation")
+    elif number:
+        lines.append(f"see: tenure evidence show {number}")
+    return "\n  ".join(lines)
 
 
 def main() -> None:

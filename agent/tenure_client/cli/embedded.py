@@ -9,9 +9,10 @@ order: first the agent, then the coordinator.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -140,13 +141,17 @@ class Embedded:
     async def start_agent(self, *, config: Path | None, slots: int | None) -> None:
         """Starts the agent and waits until the coordinator has welcomed it.
 
-        `config` is the TOML file with its handlers; without one it has the built-in kinds only.
+        `config` is the TOML file with its handlers; without one it has the built-in kinds only. The
+        agent executes only what this coordinator signs. Raises TenureError.
         """
+        async with self.client() as client:
+            keys = await client.evidence.signing_keys()
         key_file = self.data / "agent.key"
         _write_private(key_file, self._credential("agent"))
         arguments = [] if config is None else ["--config", str(config)]
         arguments += ["--address", self.address, "--key-file", str(key_file)]
         arguments += ["--name", AGENT_NAME, "--spool", str(self.data / "spool")]
+        arguments += ["--public-key", keys.root_key]
         if slots is not None:
             arguments += ["--slots", str(slots)]
         child = await self._spawn("agent", "tenure_agent", "agent", arguments)
@@ -156,7 +161,29 @@ class Embedded:
         """Opens a client with the tenant admin's key."""
         return Client(self.address, self._credential("admin"), tenant=TENANT)
 
-    async def broken(self) -> EmbeddedError:
+    @contextlib.asynccontextmanager
+    async def unless_broken(self) -> AsyncIterator[None]:
+        """Ends what stands within when a child ends by itself. Raises EmbeddedError then."""
+        inside = asyncio.current_task()
+        assert inside is not None
+        errors: list[EmbeddedError] = []
+
+        async def guard() -> None:
+            errors.append(await self._broken())
+            inside.cancel()
+
+        guarding = asyncio.create_task(guard())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if errors:
+                inside.uncancel()
+                raise errors[0] from None
+            raise
+        finally:
+            guarding.cancel()
+
+    async def _broken(self) -> EmbeddedError:
         """Waits until a child ends that was not told to."""
         ends = [asyncio.create_task(child.ended()) for child in self._children]
         try:

@@ -25,6 +25,11 @@ class Report:
     order_violations: tuple[tuple[str, str], ...]
     #: Where coordinator and agent kept their data. None: nowhere that still exists.
     data: str | None
+    #: The file with the run's evidence, and what verifying it said. None: nobody asked for it.
+    bundle: str | None = None
+    evidence: str | None = None
+    #: Whether the evidence is good.
+    proven: bool = False
 
     @property
     def attempts(self) -> int:
@@ -51,6 +56,8 @@ class Report:
             "critical_path_seconds": self.critical_path_seconds,
             "order_violations": len(self.order_violations),
             "data": self.data,
+            "bundle": self.bundle,
+            "evidence": "verified" if self.proven else self.evidence,
         }
 
     def lines(self) -> Iterable[tuple[str, Any]]:
@@ -64,6 +71,9 @@ class Report:
         yield "critical path", duration.short(self.critical_path_seconds)
         yield "order violations", len(self.order_violations)
         yield "data", self.data
+        yield "bundle", self.bundle
+        if self.evidence is not None:
+            yield "evidence", f"{'verified' if self.proven else 'BAD'}: {self.evidence}"
 
     def failures(self) -> list[runs_pb2.Task]:
         """Gives the tasks that failed for good."""

@@ -9,7 +9,16 @@ import click
 import grpc
 
 from tenure.v1 import runs_pb2
-from tenure_client.cli import options, output, plain, progress, run_tables, session, starting
+from tenure_client.cli import (
+    objections,
+    options,
+    output,
+    plain,
+    progress,
+    run_tables,
+    session,
+    starting,
+)
 from tenure_client.client import Client
 from tenure_client.errors import TenureError
 
@@ -66,6 +75,9 @@ def start(
             labels=words,
             request_id=request_id,
         )
+        # With --wait the document is the run, which has no place for them.
+        if wait or not json:
+            objections.warn(started.warnings)
         if not wait:
             _show_started(started, json=json)
             return 0

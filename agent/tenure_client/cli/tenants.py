@@ -11,9 +11,10 @@ from tenure_client.client import Client
 
 @click.group(cls=options.Group)
 def tenants() -> None:
-    """Make, list, show and change tenants.
+    """Make, list, show, change and erase tenants.
 
-    Making and changing needs an operator's key; with --credentials that key is taken by itself.
+    Making, changing and erasing needs an operator's key; with --credentials that key is taken by
+    itself.
     """
 
 
@@ -108,6 +109,30 @@ def update(
     _show(context, session.of(context, key_name="operator").run(act))
 
 
+@tenants.command()
+@click.argument("tenant_id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def delete(context: click.Context, tenant_id: str, yes: bool) -> None:
+    """Erase a tenant with all it has.
+
+    Its workflows, runs and evidence, and the keys that act for it alone. Runs must have ended.
+    The installation's log keeps how large the tenant's log was, and its root.
+    """
+    if not yes:
+        click.confirm(f"erase tenant {tenant_id} with all its runs and evidence?", abort=True)
+
+    async def act(client: Client) -> tenants_pb2.DeleteTenantResponse:
+        return await client.delete_tenant(tenant_id)
+
+    erased = session.of(context, key_name="operator").run(act)
+    facts = {"log_size": erased.log_size, "log_root": erased.log_root.hex()}
+    if session.wants_json(context):
+        output.document({"tenant_id": tenant_id, **facts})
+        return
+    output.details([("erased", tenant_id), *facts.items()])
+
+
 def _show(context: click.Context, tenant: tenants_pb2.Tenant) -> None:
     if session.wants_json(context):
         output.document(tenant)
@@ -119,5 +144,6 @@ def _show(context: click.Context, tenant: tenants_pb2.Tenant) -> None:
             ("max leases", tenant.max_leases),
             ("weight", tenant.weight),
             ("made", plain.local_time(tenant.create_time)),
+            ("stopped", tenant.quarantine),
         )
     )

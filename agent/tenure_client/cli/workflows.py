@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from tenure.v1 import workflows_pb2
-from tenure_client import graph, workflow_file
-from tenure_client.cli import options, output, plain, session
+from tenure_client import articles, canonical, graph, workflow_file
+from tenure_client.cli import objections, options, output, plain, session
 from tenure_client.client import Client
 
 FILE = click.Path(path_type=Path)
@@ -42,7 +42,14 @@ def register(context: click.Context, file: Path, default_seconds: float | None) 
     if session.wants_json(context):
         output.document(answer)
         return
-    output.details((*_facts(answer.workflow), ("new", "yes" if answer.created else "no")))
+    objections.warn(answer.warnings)
+    output.details(
+        (
+            *_facts(answer.workflow),
+            ("new", "yes" if answer.created else "no"),
+            ("dimensions", objections.dimensions_line(answer.dimensions)),
+        )
+    )
 
 
 @workflow.command()
@@ -52,27 +59,35 @@ def register(context: click.Context, file: Path, default_seconds: float | None) 
 @click.pass_context
 def validate(
     context: click.Context, file: Path, default_seconds: float | None, offline: bool
-) -> None:
-    """Judge the workflow in FILE as registering would, and keep nothing."""
+) -> int:
+    """Judge the workflow in FILE as registering would, and keep nothing.
+
+    Exit 1 when the constitution would deny it. Offline, `tenure constitution check` tells that.
+    """
     definition = workflow_file.read(file, default_seconds=default_seconds)
 
     async def act(client: Client) -> workflows_pb2.ValidateWorkflowResponse:
         return await client.validate_workflow(definition)
 
     answer = _offline(definition) if offline else session.of(context).run(act)
+    denied = objections.denies(answer.objections)
     if session.wants_json(context):
         output.document(answer)
-        return
+        return 1 if denied else 0
     output.details(
         (
-            ("valid", "as far as the file can tell" if offline else "yes"),
+            ("valid", "no: the constitution denies it" if denied else _valid(offline=offline)),
             ("name", definition.name),
             ("digest", answer.digest),
             ("tasks", answer.task_count),
             ("dependencies", answer.dependency_count),
             ("depth", answer.depth),
+            ("dimensions", objections.dimensions_line(answer.dimensions)),
         )
     )
+    for objection in answer.objections:
+        click.echo(output.clean(articles.sentence(objection)))
+    return 1 if denied else 0
 
 
 @workflow.command(name="list")
@@ -155,12 +170,17 @@ def _facts(found: workflows_pb2.Workflow) -> list[tuple[str, object]]:
     ]
 
 
+def _valid(*, offline: bool) -> str:
+    return "as far as the file can tell" if offline else "yes"
+
+
 def _offline(
     definition: workflows_pb2.WorkflowDefinition,
 ) -> workflows_pb2.ValidateWorkflowResponse:
-    """Measures a definition here; the digest is the coordinator's to give."""
+    """Measures a definition here."""
     upstream = graph.upstream_of([(task.key, task.depends_on) for task in definition.tasks])
     return workflows_pb2.ValidateWorkflowResponse(
+        digest=canonical.digest(definition),
         task_count=len(upstream),
         dependency_count=sum(map(len, upstream)),
         depth=int(graph.longest_path(upstream, [1.0] * len(upstream))),

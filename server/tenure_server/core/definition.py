@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from tenure_constitution import dimensions
 from tenure_server.core import errors
 from tenure_server.core.graph import Graph
 
@@ -25,6 +26,7 @@ DEPENDENCIES_MAX = 200_000
 PAYLOAD_BYTES_MAX = 1 << 20
 INPUTS_BYTES_MAX = 16 << 20
 KEY_CHARACTERS_MAX = 200
+STATEMENT_CHARACTERS_MAX = 1000
 PRIORITY_MAX = 1000
 ATTEMPTS_MAX = 100
 DAY_US = 86_400_000_000
@@ -88,6 +90,8 @@ class WorkflowDefinition:
     #: The most live leases of all its runs together. 0: no such limit.
     max_leases: int = 0
     labels: dict[str, str] = field(default_factory=dict)
+    #: What it says of itself: statements by the names of the thirteen dimensions.
+    dimensions: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> Graph:
         """Checks everything that does not need the world around, and gives the graph.
@@ -122,6 +126,7 @@ def parse(canonical: bytes) -> WorkflowDefinition:
         description=value["description"],
         max_leases=value["max_leases"],
         labels=value["labels"],
+        dimensions=value.get("dimensions", {}),
         tasks=tuple(_parse_task(task) for task in value["tasks"]),
     )
 
@@ -172,6 +177,7 @@ def _violations(definition: WorkflowDefinition) -> Any:
         yield "definition.name", "must be letters, digits, '.', '_', '-', at most 128 of them"
     if definition.max_leases < 0:
         yield "definition.max_leases", "must not be negative"
+    yield from _dimension_violations(definition.dimensions)
     if not definition.tasks:
         yield "definition.tasks", "is empty"
     if len(definition.tasks) > TASKS_MAX:
@@ -187,6 +193,17 @@ def _violations(definition: WorkflowDefinition) -> Any:
     for position, task in enumerate(definition.tasks):
         for name, reason in _task_violations(task):
             yield f"definition.tasks[{position}].{name}", reason
+
+
+def _dimension_violations(declared: dict[str, str]) -> Any:
+    for name, statement in declared.items():
+        path = f"definition.dimensions[{name!r}]"
+        if name not in dimensions.NAMES:
+            yield path, "is none of the thirteen dimensions"
+        elif not statement.strip():
+            yield path, "is empty"
+        elif len(statement) > STATEMENT_CHARACTERS_MAX:
+            yield path, f"must have at most {STATEMENT_CHARACTERS_MAX} characters"
 
 
 def _task_violations(task: WorkflowTask) -> Any:
@@ -219,13 +236,17 @@ def _task_violations(task: WorkflowTask) -> Any:
 
 
 def _as_json(definition: WorkflowDefinition) -> dict[str, Any]:
-    return {
+    value = {
         "name": definition.name,
         "description": definition.description,
         "max_leases": definition.max_leases,
         "labels": definition.labels,
         "tasks": [_task_as_json(task) for task in definition.tasks],
     }
+    # Only where there are any: the digests of older definitions stay what they are.
+    if definition.dimensions:
+        value["dimensions"] = definition.dimensions
+    return value
 
 
 def _task_as_json(task: WorkflowTask) -> dict[str, Any]:

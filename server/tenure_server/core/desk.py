@@ -335,7 +335,7 @@ class Desk:
         objections = self.law.on_lease(run, index, facts, agent, now_us)
         if not objections:
             return None
-        self._consequences.under().objections.extend(objections)
+        self._consequences.under().object(self.tenant.tenant_id, objections)
         return denial(objections)
 
     def _denied(
@@ -345,7 +345,7 @@ class Desk:
         objections = self.law.on_result(run, index, facts, end, now_us)
         if not objections:
             return None
-        self._consequences.under().objections.extend(objections)
+        self._consequences.under().object(self.tenant.tenant_id, objections)
         # What failed has failed: only a success can be denied.
         return denial(objections) if isinstance(end, Success) else None
 

@@ -6,7 +6,10 @@
     ├── TenantNotChosen · FieldsInvalid · GraphInvalid · MetadataInvalid · PageTokenInvalid
     ├── NotFound                                   not there, or not the caller's: the same words
     ├── AlreadyExists · RequestIdReused
-    ├── RunClosed · AgentReplaced
+    ├── RunClosed · AgentReplaced · RunsOpen
+    ├── CallDenied · ActDenied                     the constitution says no
+    ├── DefinitionChanged                          what is stored is not what was registered
+    ├── Quarantined                                the tenant is stopped until somebody has looked
     ├── QuotaExceeded
     └── SeatElsewhere · StoreUnavailable · Stopping   worth another try
 
@@ -17,6 +20,8 @@ status. Messages are lower case, without a final period; what varies also stands
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from tenure_server.core.evidence import Objection
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault
@@ -87,6 +92,51 @@ class RunClosed(Refusal):
 
 class AgentReplaced(Refusal):
     """Another process took over under the same agent name."""
+
+
+class Denied(Refusal):
+    """Articles of the constitution deny it."""
+
+    def __init__(self, objections: Sequence[Objection]) -> None:
+        #: Those that deny; the first of them is what people are told.
+        self.objections = tuple(one for one in objections if one.denies)
+        first = self.objections[0]
+        words = first.members()
+        super().__init__(
+            first.sentence,
+            law=words["law"],
+            article=words["id"],
+            perspective=words["perspective"],
+        )
+
+
+class CallDenied(Denied):
+    """The call itself, or a message of a stream."""
+
+
+class ActDenied(Denied):
+    """What the call would do: register a definition, start a run."""
+
+
+class DefinitionChanged(Refusal):
+    """A stored definition does not have its digest any more."""
+
+
+class RunsOpen(Refusal):
+    """The tenant has runs that have not ended."""
+
+
+class Quarantined(Refusal):
+    """The tenant's evidence is not as it was written, so nothing is added to it."""
+
+    def __init__(self, tenant_id: str, finding: str) -> None:
+        whose = f"tenant {tenant_id} is" if tenant_id else "the installation is"
+        super().__init__(
+            f"{whose} stopped, because its record is broken: {finding}; audit the log, restore "
+            "what was changed, and start the coordinator again",
+            tenant_id=tenant_id,
+            finding=finding,
+        )
 
 
 class QuotaExceeded(Refusal):

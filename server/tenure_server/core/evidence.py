@@ -35,7 +35,11 @@ class Objection(Protocol):
 
     @property
     def message(self) -> str:
-        """What people are told."""
+        """The article's own words."""
+
+    @property
+    def sentence(self) -> str:
+        """What people are told, the same everywhere."""
 
     def members(self) -> dict[str, str]:
         """What an entry holds of it: id, law, perspective, effect."""
@@ -60,21 +64,24 @@ class Act:
     definition: str = ""
     #: Why it was refused: a reason of the contract.
     refusal: str = ""
-    #: Articles that objected.
-    objections: list[Objection] = field(default_factory=list)
+    #: Articles that objected, each with the tenant under whose constitution. Empty: the platform's,
+    #: asked for no tenant.
+    objections: list[tuple[str, Objection]] = field(default_factory=list)
     #: What the articles were asked about, as far as it is not in the records: for later trials.
+    #: By root, and in `points` where it was judged; see `engine.court`.
     facts: dict[str, Any] | None = None
     #: Whether it is part of a transaction already, so that nobody else has to write it down.
     taken: bool = False
 
-    def again(self, kind: str = "") -> Act:
-        """Another act of the same caller under the same call; what was objected goes over to it.
+    def again(self, kind: str = "", *, objected: bool = False) -> Act:
+        """Another act of the same caller under the same call.
 
         On a stream the call's own act is written over by each message, so what is written down is
-        such a copy.
+        such a copy. With `objected`, what stands against the present message stands against it too.
         """
-        objections, self.objections = self.objections, []
         return Act(
+            objections=list(self.objections) if objected else [],
+            facts=self.facts if objected else None,
             kind=kind or self.kind,
             principal=self.principal,
             roles=self.roles,
@@ -82,23 +89,32 @@ class Act:
             correlation_id=self.correlation_id,
             request=self.request,
             begin_us=self.begin_us,
-            objections=objections,
         )
 
-    def object(self, objections: Iterable[Objection]) -> None:
-        """Notes what the constitution has against it; each article once."""
-        known = {one.article for one in self.objections}
-        for one in objections:
-            if one.article not in known:
-                known.add(one.article)
-                self.objections.append(one)
+    def keep(self, **facts: Any) -> None:
+        """Keeps what it was judged by, a table a root of facts."""
+        self.facts = {**(self.facts or {"points": []}), **facts}
 
-    @property
-    def verdict(self) -> str:
-        """What the constitution said of it: allow, warn or deny."""
+    def object(self, tenant_id: str, objections: Iterable[Objection]) -> None:
+        """Notes what a tenant's constitution has against it; each article once."""
+        known = {(of, one.article) for of, one in self.objections}
+        for one in objections:
+            if (tenant_id, one.article) not in known:
+                known.add((tenant_id, one.article))
+                self.objections.append((tenant_id, one))
+
+    def objections_in(self, tenant_id: str) -> list[Objection]:
+        """What objected, as one tenant may know it: nothing of another's articles."""
+        return [one for of, one in self.objections if of in ("", tenant_id)]
+
+    def verdict_in(self, tenant_id: str) -> str:
+        """What the constitution said of it there: allow, warn or deny."""
         if not self.objections:
             return "allow"
-        return "deny" if any(one.denies for one in self.objections) else "warn"
+        found = self.objections_in(tenant_id)
+        if any(one.denies for one in found):
+            return "deny"
+        return "warn" if found else "allow"
 
 
 @dataclass(slots=True, eq=False)
@@ -118,7 +134,9 @@ class Draft:
     index: int = -1
     entry: bytes = b""
     leaf_hashes: Sequence[bytes] = ()
+    #: Of the entry, and the hash of the key that made it. Empty: nobody signs.
     signature: bytes = b""
+    key_hash: bytes = b""
 
     @property
     def decision_id(self) -> str:
@@ -138,7 +156,7 @@ def entry_bytes(draft: Draft, *, index: int, term: int, count: int, root: str) -
         "principal": act.principal,
         "correlation": act.correlation_id,
         "term": term,
-        "verdict": act.verdict,
+        "verdict": act.verdict_in(draft.tenant_id),
     }
     if act.begin_us:
         entry["took"] = max(0, draft.at_us - act.begin_us)
@@ -154,8 +172,8 @@ def entry_bytes(draft: Draft, *, index: int, term: int, count: int, root: str) -
         entry["subject"] = act.subject
     if act.request:
         entry["request"] = act.request
-    if act.objections:
-        entry["articles"] = [one.members() for one in act.objections]
+    if act.objections and (found := act.objections_in(draft.tenant_id)):
+        entry["articles"] = [one.members() for one in found]
     if act.refusal:
         entry["refusal"] = act.refusal
     if count:

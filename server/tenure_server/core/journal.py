@@ -174,7 +174,7 @@ class Journal:
         self.events: list[Row] = []
         self.items: list[bytes] = []
         #: What the constitution has against the act that is going on.
-        self.objections: list[Objection] = []
+        self.objections: list[tuple[str, Objection]] = []
         self._drafts: list[Draft] = []
         self._runs: dict[str, RunRows] = {}
         self._runs_changed: dict[str, RunRows] = {}
@@ -209,8 +209,7 @@ class Journal:
     ) -> list[Draft]:
         """Closes an act of which is known what happened, by tenant."""
         if self.objections:
-            act.object(self.objections)
-            self.objections = []
+            self.settle_objections(act)
         act.taken = True
         if not self.keeps_evidence:
             return []
@@ -221,6 +220,16 @@ class Journal:
         ]
         self._drafts += drafts
         return drafts
+
+    def object(self, tenant_id: str, objections: Iterable[Objection]) -> None:
+        """Notes what a tenant's constitution has against the act that is going on."""
+        self.objections += [(tenant_id, one) for one in objections]
+
+    def settle_objections(self, act: Act) -> None:
+        """Notes on an act what was found against it until now."""
+        for tenant_id, one in self.objections:
+            act.object(tenant_id, (one,))
+        self.objections.clear()
 
     def under(self, tenant_id: str, term: int) -> None:
         """Notes that decisions are made under this seat."""

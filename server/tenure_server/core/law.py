@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from tenure_evidence.canonical import hash_text
+from tenure_evidence.digests import constitution_digest
 from tenure_server.core.evidence import Objection
 from tenure_server.core.leases import AgentSlots, Success
 from tenure_server.core.lifecycle import Failure
@@ -35,7 +37,7 @@ class Law(Protocol):
 class Lawless:
     """No constitution at all."""
 
-    digest = ""
+    digest = hash_text(constitution_digest(b"", b""))
 
     def on_lease(
         self, run: LiveRun, index: int, facts: TaskFacts, agent: AgentSlots, now_us: int
@@ -54,5 +56,5 @@ def denial(objections: Sequence[Objection]) -> Failure | None:
     """The failure that follows from objections. None: they only warn."""
     for one in objections:
         if one.denies:
-            return Failure(DENIED, f"article {one.article}: {one.message}")
+            return Failure(DENIED, one.sentence)
     return None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
+from typing import Any
 
+from tenure_constitution.facts import Labels
 from tenure_evidence.digests import failure_digest, stopped_digest, success_digest
 from tenure_server.core.definition import Payload, WorkflowTask
 from tenure_server.core.evidence import Draft
@@ -123,6 +125,15 @@ class AgentSlots:
     #: How many leases may be sent to it now.
     credits: int = 0
     leases: dict[LeaseKey, Lease] = field(default_factory=dict)
+    #: What articles may look at under ``agent``; see `introduce`.
+    facts: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.introduce({})
+
+    def introduce(self, labels: Mapping[str, str]) -> None:
+        """Notes what the agent says of its host."""
+        self.facts = {"name": self.name, "labels": Labels(labels)}
 
     @property
     def free(self) -> int:

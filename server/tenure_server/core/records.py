@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from tenure_server.core.definition import Payload
-from tenure_server.core.evidence import Act
+from tenure_server.core.evidence import Act, Objection
 from tenure_server.core.lifecycle import EventKind, Failure, RunState, TaskState
 
 
@@ -63,6 +63,18 @@ class Workflow:
     create_us: int
     created_by: str
     canonical: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstitutionVersion:
+    """One version of a tenant's constitution."""
+
+    tenant_id: str
+    version: int
+    digest: str
+    canonical: bytes
+    create_us: int
+    created_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +158,25 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A signed checkpoint of a log. The tenant is empty for the installation's own."""
+
+    tenant_id: str
+    size: int
+    note: str
+    create_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """An entry as the store has it. Items are None where they were pruned or not asked for."""
+
+    index: int
+    entry: bytes
+    items: tuple[bytes, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What was answered to a mutation under a request id."""
 
@@ -203,6 +234,8 @@ class StartedRun:
     run_id: str
     version: int
     digest: str
+    #: Articles that warn of it. None for one that was started before.
+    warnings: tuple[Objection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
+from tenure_constitution.facts import Labels
 from tenure_evidence.canonical import canonical, digest_text
 from tenure_evidence.digests import given_digest, payload_digest
-from tenure_evidence.mandate import LeaseFacts, lease_item
+from tenure_evidence.mandate import lease_item
 from tenure_server.core import records
 from tenure_server.core.definition import Payload, WorkflowDefinition
 from tenure_server.core.graph import Graph
@@ -30,6 +32,8 @@ from tenure_server.core.lifecycle import (
 )
 
 _STATES = max(TaskState) + 1
+#: Of a definition about which no article asks.
+NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 #: What an item of evidence calls an event: `task.lease_lost` for TASK_LEASE_LOST.
 ITEM_KINDS = {kind: kind.name.lower().replace("_", ".", 1) for kind in EventKind}
 
@@ -73,6 +77,7 @@ class LiveRun:
         "outputs",
         "priority",
         "reason",
+        "run_facts",
         "run_id",
         "sequence",
         "start_us",
@@ -83,11 +88,18 @@ class LiveRun:
         "tenant_id",
         "workflow",
         "workflow_digest",
+        "workflow_facts",
         "workflow_version",
     )
 
     def __init__(
-        self, record: records.Run, definition: WorkflowDefinition, graph: Graph, *, order: int
+        self,
+        record: records.Run,
+        definition: WorkflowDefinition,
+        graph: Graph,
+        *,
+        order: int,
+        workflow_facts: Mapping[str, Any] = NO_FACTS,
     ) -> None:
         self.tenant_id = record.tenant_id
         self.run_id = record.run_id
@@ -108,6 +120,9 @@ class LiveRun:
         self.create_us = record.create_us
         self.start_us = record.start_us
         self.end_us = record.end_us
+        #: What articles may look at, of its definition and of itself. They never change.
+        self.workflow_facts = workflow_facts
+        self.run_facts = facts_of(record)
         #: Age among the runs of the tenant: lower is older.
         self.order = order
         #: Number of the last event.
@@ -467,7 +482,7 @@ class LiveRun:
             )
         )
         if given is not None:
-            lease = LeaseFacts(
+            item = lease_item(
                 run=self.run_id,
                 seq=sequence,
                 at=now_us,
@@ -480,12 +495,22 @@ class LiveRun:
                 handler=task.kind,
                 given=given,
             )
-            journal.items.append(lease_item(lease))
+            journal.items.append(item)
 
     @property
     def ended(self) -> bool:
         """Whether the run has reached a state that it never leaves."""
         return self.state in RUN_ENDED
+
+
+def facts_of(record: records.Run) -> dict[str, Any]:
+    """What articles may look at under ``run``."""
+    return {
+        "id": record.run_id,
+        "priority": record.priority,
+        "labels": Labels(record.labels),
+        "input_bytes": 0 if record.input is None else len(record.input.data),
+    }
 
 
 def digest_of(payload: Payload) -> bytes:

@@ -11,16 +11,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
+
 from tenure_server.core import errors, records
 from tenure_server.core.journal import Row
 from tenure_server.core.seen import Seen
 from tenure_server.engine.registry import Recent
+from tenure_server.store.errors import StoreFailed
+from tenure_server.store.reads import TenantReads
 
 ANSWERS_MAX = 50_000
+#: How many request ids are read at once when a desk is opened.
+REQUEST_IDS_PAGE = 5000
 
 #: Tenant id and request id.
 Key = tuple[str, str]
 Read = Callable[[Sequence[Key]], Awaitable[dict[Key, records.Answer]]]
+
+log = structlog.get_logger()
 
 
 class Answers:
@@ -55,6 +63,11 @@ class Answers:
         """Forgets the ids of a tenant, when its seat is lost or memory is thrown away."""
         self._covered.discard(tenant_id)
         self._seen.pop(tenant_id, None)
+
+    def erase(self, tenant_id: str) -> None:
+        """Forgets everything of a tenant that is gone."""
+        self.close(tenant_id)
+        self._known.forget(lambda key: key[0] == tenant_id)
 
     def keep(
         self,
@@ -177,3 +190,30 @@ def _check(request: records.Request, answer: records.Answer) -> None:
             f"request_id {request.request_id!r} was used for another request",
             request_id=request.request_id,
         )
+
+
+async def read_back(
+    answers: Answers,
+    tenant_id: str,
+    seen: Seen,
+    reads: TenantReads,
+    read: Callable[..., Awaitable[Any]],
+) -> None:
+    """Reads all ids of a tenant whose desk was opened. Until then each is looked up."""
+    stored = Seen()
+
+    def fill(after: str) -> str:
+        page = reads.request_ids(after, REQUEST_IDS_PAGE)
+        for request_id, at_us in page:
+            stored.add(request_id, at_us)
+        return page[-1][0] if page else ""
+
+    try:
+        after = await read(fill, "")
+        while after:
+            after = await read(fill, after)
+    except StoreFailed as error:
+        log.warning("request ids could not be read", error=str(error), tenant=tenant_id)
+        return
+    seen.put_before(stored)
+    answers.cover(tenant_id, seen)

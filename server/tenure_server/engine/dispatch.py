@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from tenure_constitution.facts import NO_LABELS
 from tenure_server.core import errors, fairness, records
 from tenure_server.core.desk import Desk
 from tenure_server.core.journal import Journal
@@ -13,6 +15,8 @@ from tenure_server.engine.sessions import AgentSession
 
 #: Id of the key and name of the agent.
 AgentKey = tuple[str, str]
+#: What one act grants at most: its mandate goes with each frame that holds a lease of it.
+GRANT_LEASES_MAX = 8192
 
 
 class Dispatch:
@@ -35,6 +39,11 @@ class Dispatch:
             agent = self._agents[holder, name] = AgentSlots(name, holder)
         return agent
 
+    def facts_of(self, holder: str, name: str) -> Mapping[str, Any]:
+        """What articles may look at of an agent; of one that is not known, its name."""
+        agent = self._agents.get((holder, name))
+        return {"name": name, "labels": NO_LABELS} if agent is None else agent.facts
+
     def known_session(self, holder: str, name: str) -> AgentSession | None:
         """The session of an agent, or the last one it had."""
         key = (holder, name)
@@ -49,6 +58,7 @@ class Dispatch:
         agent = session.agent
         agent.kinds = session.hello.kinds
         agent.slots = session.hello.slots
+        agent.introduce(session.hello.labels)
         agent.credits = 0
         if older is None:
             return
@@ -115,18 +125,20 @@ class Dispatch:
         start = self._turn % len(hungry)
         hungry = hungry[start:] + hungry[:start]
         fed: dict[AgentSession, None] = {}
-        grants: dict[AgentSession, _Grant] = {}
         while hungry:
             # Work is spread over the agents rather than heaped onto the first.
-            share = max(1, ready // len(hungry))
+            share = min(max(1, ready // len(hungry)), GRANT_LEASES_MAX)
             still = []
             for session in hungry:
                 serving = _serving(session.tenant_ids, desks)
                 since = len(journal.events)
                 leases = fairness.grant(serving, session.agent, now_us, at_most=share)
                 if len(journal.events) > since:
-                    grant = grants.get(session) or grants.setdefault(session, _Grant(session))
+                    # An act of its own whenever agents take turns: so the entries of a run stand
+                    # in the order of its events.
+                    grant = _Grant(session)
                     grant.note(journal, since, leases)
+                    grant.close(journal, now_us)
                 if leases:
                     session.pending.leases += leases
                     fed[session] = None
@@ -134,8 +146,6 @@ class Dispatch:
                     if session.agent.free > 0:
                         still.append(session)
             hungry = still if ready > 0 else []
-        for grant in grants.values():
-            grant.close(journal, now_us)
         return fed
 
     def tell(self, desk: Desk) -> Iterable[AgentSession]:
@@ -159,9 +169,10 @@ class Dispatch:
 
 
 class _Grant:
-    """What one agent was granted in one turn: one act, one mandate for each tenant."""
+    """What one agent was granted at once: one act, one mandate for each tenant."""
 
     def __init__(self, session: AgentSession) -> None:
+        self._session = session
         self._act = session.granting()
         self._happened: dict[str, list[int]] = {}
         self._leases: list[Lease] = []
@@ -173,11 +184,12 @@ class _Grant:
             self._happened.setdefault(events[number][0], []).append(number)
         self._leases += leases
         if journal.objections:
-            self._act.object(journal.objections)
-            journal.objections.clear()
+            journal.settle_objections(self._act)
 
     def close(self, journal: Journal, now_us: int) -> None:
         """Writes the act down."""
+        if self._session.hello.labels:
+            self._act.keep(agent=self._session.agent.facts)
         drafts = journal.draft(self._act, self._happened, now_us, mandate=True)
         by_tenant = {draft.tenant_id: draft for draft in drafts}
         if by_tenant:

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
+from tenure_constitution.article import Constitution
 from tenure_server.core import errors, records
-from tenure_server.core.definition import WorkflowDefinition
-from tenure_server.core.evidence import INSTALLATION, Act
+from tenure_server.core.evidence import Act
 from tenure_server.core.lifecycle import RunState
-from tenure_server.core.seen import Seen
 from tenure_server.engine import starting
-from tenure_server.engine.answers import Answers, answer_row, answer_to
+from tenure_server.engine.answers import Answers, answer_row, answer_to, read_back
+from tenure_server.engine.closing import closed_for_good
+from tenure_server.engine.compliance import Compliance
+from tenure_server.engine.constitutions import Constitutions
+from tenure_server.engine.court import Court
+from tenure_server.engine.dispatch import Dispatch
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.keys import Keys
-from tenure_server.engine.registry import KnownWorkflow, Registry
+from tenure_server.engine.legislature import Legislature
+from tenure_server.engine.logbook import Logbook
+from tenure_server.engine.notary import Notary
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
-from tenure_server.engine.strangers import Strangers
 from tenure_server.engine.watch import follow
 from tenure_server.engine.work import Work
+from tenure_server.engine.workflows import Workflows
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.errors import StoreFailed
@@ -35,8 +42,6 @@ T = TypeVar("T")
 #: What follows a mutation: it gets the answer, or None when its outcome is not known.
 Afterwards = Callable[[bytes | None], Awaitable[None]]
 
-#: How many request ids are read at once when a desk is opened.
-REQUEST_IDS_PAGE = 5000
 #: From so many bytes of input on they are checked beside the loop.
 BESIDE_THE_LOOP_BYTES = 256 << 10
 
@@ -46,9 +51,17 @@ log = structlog.get_logger()
 class Engine:
     """Everything runs on the event loop; async methods answer after the commit."""
 
-    def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        notary: Notary | None = None,
+        *,
+        platform: Constitution | None = None,
+    ) -> None:
+        """`platform` is the platform's constitution, which must have been admitted."""
         self.settings = settings
-        self._registry = Registry()
         self._store = store
         self._clock = clock
         self._keys = Keys(Reads(store), self.read, self.now_us, settings.key_us)
@@ -60,29 +73,63 @@ class Engine:
         self._readers = ThreadPoolExecutor(2, "reader")
         self._changing_tenants = asyncio.Lock()
         self._following: set[asyncio.Task[bytes]] = set()
+        dispatch = Dispatch()
+        self.constitutions = Constitutions(platform or Constitution(), dispatch.facts_of)
         self._floor = Floor(
             store,
             settings,
             clock,
+            dispatch=dispatch,
             judge=self._judge,
             opened=self._opened,
             closed=self._closed,
+            law_of=self.constitutions.of,
+            learn=self._learn,
+            chain=None if notary is None else notary.chain,
         )
-        self._strangers = Strangers(lambda act: self._floor.note(act, (INSTALLATION,)))
+        self.court = Court(self.constitutions, lambda: self._floor.desks, self.now_us)
+        #: What is registered.
+        self.workflows = Workflows(
+            store,
+            self.court,
+            read=self.read,
+            mutate=self.mutate,
+            now_us=self.now_us,
+            decided_here=lambda tenant_id: tenant_id in self._floor.desks,
+        )
+        #: What may change what is in force, and tells how it was kept.
+        self.legislature = Legislature(
+            store,
+            self.constitutions,
+            read=self.read,
+            mutate=self.mutate,
+            desks=lambda: self._floor.desks,
+            fail=self._floor.fail,
+            now_us=self.now_us,
+        )
+        self.compliance = Compliance(store, self.constitutions, self.workflows, self.read)
+        #: What can be asked of the logs.
+        self.logbook = Logbook(self._floor, store, self.read, notary)
+        #: Writes down an act by which nothing changed, and says where a call stands that chose no
+        #: tenant; see `Logbook`.
+        self.record, self.log_of = self.logbook.record, self.logbook.log_of
+        #: Closes a tenant's desk while it is erased; see `closing`.
+        self.closed_for_good = partial(closed_for_good, self._floor)
         #: What agents may ask.
         self.work = Work(
-            self._floor, store, read=self.read, workflow_by_digest=self.workflow_by_digest
+            self._floor, store, read=self.read, workflow_by_digest=self.workflows.by_digest
         )
 
     async def start(self) -> None:
         """Takes the free seats and reads their open work back."""
         await self._floor.start()
+        self.logbook.start()
 
     async def stop(self) -> None:
         """Tells the agents, lets what is under way commit, and gives the seats back."""
         if self._following:
             await asyncio.wait(self._following)
-        self._strangers.close()
+        self.logbook.stop()
         await self._floor.stop()
         await self._keys.stop()
         self._readers.shutdown()
@@ -109,30 +156,25 @@ class Engine:
         """Raises unless this coordinator decides for the tenant now."""
         self._floor.check_seat(tenant_id)
 
-    # -- evidence
+    # -- evidence and constitution
 
-    async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
-        """Writes down an act by which nothing changed: a read, a repetition, a refusal.
-
-        It stands in the log of each tenant, or in the installation's when there is none. Gives the
-        decision's id, empty when no evidence is kept. Raises SeatElsewhere, StoreUnavailable.
-        """
-        if not act.principal and not self._strangers.admits():
-            return ""
-        drafts = self._floor.note(act, tenant_ids or (INSTALLATION,))
-        if not drafts:
-            return ""
-        await self._floor.flushed()
-        return drafts[0].decision_id
-
-    def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
-        """Where a call stands that chose no tenant: with its caller's only one, if that is decided
-        for here, else with the installation.
-        """
-        mine = len(tenant_ids) == 1 and tenant_ids[0] in self._floor.desks
-        return tenant_ids if mine else (INSTALLATION,)
+    def judge_call(
+        self,
+        act: Act,
+        rpc: Mapping[str, Any],
+        tenant_ids: Sequence[str],
+        *,
+        platform_only: bool,
+        keeps_facts: bool,
+    ) -> None:
+        """Judges a call, or a message of a stream; see `Court.call`. Raises CallDenied."""
+        self.court.call(act, rpc, tenant_ids, platform_only=platform_only, keeps_facts=keeps_facts)
 
     # -- keys and cold changes
+
+    def quarantine_of(self, tenant_id: str) -> str:
+        """Why a tenant is stopped, in a sentence; empty when it is not, or not held here."""
+        return self._floor.quarantine_of(tenant_id)
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs work on a read-only connection in a reader thread."""
@@ -154,27 +196,39 @@ class Engine:
     async def mutate(
         self,
         *,
-        tenants: Sequence[str],
+        tenants: Sequence[str] = (),
+        seats: Mapping[str, int] | None = None,
+        logs: Sequence[str] = (),
         remember_under: str,
         request: records.Request | None,
         work: Callable[[Acts], bytes],
         afterwards: Afterwards | None = None,
         act: Act | None = None,
+        before: Callable[[], None] | None = None,
     ) -> bytes:
         """Does a cold-path mutation once: the same request id gets the same bytes.
 
+        `before` may still refuse it; a repetition is not asked. What is in force changes with
+        `afterwards` only.
         What lets it take effect here is done `afterwards`, even when the caller has gone: it gets
         the bytes, or None when nobody knows whether the mutation was committed.
 
+        `seats` are those of tenants without a desk. `logs` are where it is written down, if not
+        with the tenants.
+
         Raises SeatElsewhere, RequestIdReused, StoreUnavailable, and whatever refusal `work` raises.
         """
-        seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
+        if seats is None:
+            seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
+        do = partial(self._floor.act, seats, act=act, logs=logs)
         async with self._answers.claim(remember_under, [request]) as found:
-            if request is None or not request.request_id:
-                return await self._followed(self._floor.act(seats, work, act), bytes, afterwards)
-            if request.request_id in found:
+            if request is not None and request.request_id in found:
                 known = _resolved(found[request.request_id])
                 return await self._followed(known, _response, afterwards)
+            if before is not None:
+                before()
+            if request is None or not request.request_id:
+                return await self._followed(do(work), bytes, afterwards)
             asked, now_us = request, self.now_us()
 
             def work_and_remember(acts: Acts) -> records.Answer:
@@ -182,7 +236,7 @@ class Engine:
                 acts.remember(remember_under, asked.request_id, answer, now_us)
                 return answer
 
-            doing = asyncio.ensure_future(self._floor.act(seats, work_and_remember, act))
+            doing = asyncio.ensure_future(do(work_and_remember))
             self._answers.keep(remember_under, doing, {asked.request_id: None})
             return await self._followed(doing, _response, afterwards)
 
@@ -233,73 +287,11 @@ class Engine:
             elif tenant is not None:
                 await self._floor.take_seats()
 
-    # -- workflows
-
-    async def known_workflow(self, tenant_id: str, name: str, version: int) -> KnownWorkflow:
-        """A registered version, the newest for 0. Raises NotFound."""
-        registry = self._registry
-        number = version or registry.newest.get((tenant_id, name), 0)
-        known = registry.workflows.get((tenant_id, name, number)) if number else None
-        if known is not None:
-            return known
-        known = await self.read(lambda: self._read_workflow(tenant_id, name, version))
-        if known is None:
-            raise errors.NotFound("workflow", f"{name} version {version}" if version else name)
-        registry.learn_workflow(known)
-        if not version and tenant_id in self._floor.desks:
-            registry.learn_newest(tenant_id, name, known.record.version)
-        return known
-
-    async def workflow_by_digest(self, tenant_id: str, digest: str) -> KnownWorkflow:
-        """A registered version by its digest. Raises NotFound."""
-        known = self._registry.digests.get((tenant_id, digest))
-        if known is not None:
-            return known
-
-        def read() -> KnownWorkflow | None:
-            record = TenantReads(self._store, tenant_id).workflow_by_digest(digest)
-            return None if record is None else KnownWorkflow.of(record)
-
-        known = await self.read(read)
-        if known is None:
-            raise errors.NotFound("workflow", digest)
-        self._registry.learn_workflow(known)
-        return known
-
-    async def register_workflow(
-        self,
-        origin: records.Origin,
-        definition: WorkflowDefinition,
-        request: records.Request | None,
-    ) -> tuple[records.Workflow, bool]:
-        """Registers a definition; the same content again is the same version.
-
-        Raises FieldsInvalid, GraphInvalid, RequestIdReused, SeatElsewhere.
-        """
-        tenant_id = origin.tenant_id
-        graph = await asyncio.to_thread(definition.check)
-        canonical = await asyncio.to_thread(definition.canonical)
-        act = origin.acting("workflow.register")
-        work = starting.registration(origin, definition, graph, canonical, self.now_us(), act)
-
-        async def note(answer: bytes | None) -> None:
-            if answer is None:
-                self._registry.newest.pop((tenant_id, definition.name), None)
-            else:
-                version, _ = starting.parse_registration(answer)
-                self._registry.learn_newest(tenant_id, definition.name, version)
-
-        answer = await self.mutate(
-            tenants=[tenant_id],
-            remember_under=tenant_id,
-            request=request,
-            work=work,
-            afterwards=note,
-            act=act,
-        )
-        version, created = starting.parse_registration(answer)
-        known = await self.known_workflow(tenant_id, definition.name, version)
-        return known.record, created
+    def forget_erased(self, tenant_id: str) -> None:
+        """Forgets all that is remembered of a tenant that is gone."""
+        self.workflows.erase(tenant_id)
+        self._answers.erase(tenant_id)
+        self.logbook.notary.forget(tenant_id)
 
     # -- runs
 
@@ -308,7 +300,7 @@ class Engine:
     ) -> list[records.StartedRun]:
         """Starts runs, all or none, and answers after the commit.
 
-        Raises NotFound, FieldsInvalid, QuotaExceeded, RequestIdReused, SeatElsewhere,
+        Raises NotFound, FieldsInvalid, QuotaExceeded, ActDenied, RequestIdReused, SeatElsewhere,
         StoreUnavailable.
         """
         if sum(len(start.input.data) for start in starts if start.input) > BESIDE_THE_LOOP_BYTES:
@@ -317,7 +309,7 @@ class Engine:
             starting.check_payloads(starts)
         tenant_id = origin.tenant_id
         workflows = [
-            await self.known_workflow(tenant_id, start.workflow, start.version) for start in starts
+            await self.workflows.known(tenant_id, start.workflow, start.version) for start in starts
         ]
         async with self._answers.claim(tenant_id, [start.request for start in starts]) as found:
             desk = self._floor.desk(tenant_id)
@@ -328,17 +320,19 @@ class Engine:
             starting.check_quota(desk, plan.new, self.settings)
             if not plan.new:
                 return started
+            act = origin.acting("run.start")
+            warnings = self.court.starts(origin, act, plan.planned)
             since = self._floor.mark()
             for run in plan.runs(desk):
                 desk.open_run(run, plan.now_us)
-            self._floor.close_act(origin.acting("run.start"), since, [tenant_id])
+            self._floor.close_act(act, since, [tenant_id])
             for row in plan.request_rows:
                 self._floor.journal.request(row)
             self._floor.stir(desk)
             commit = self._floor.flush()
             self._answers.keep(tenant_id, commit, plan.answers)
             await asyncio.shield(commit)
-            return started
+            return plan.warned(started, warnings)
 
     async def cancel_run(
         self,
@@ -414,33 +408,20 @@ class Engine:
             # Without an answer the agent would wait for ever; so it reports again.
             session.end(errors.StoreUnavailable("the store cannot be read now"))
 
+    def _learn(self, tenant_id: str) -> None:
+        """A desk is about to be opened: its constitution is read. Runs in a reader's thread."""
+        version = TenantReads(self._store, tenant_id).constitution()
+        if version is not None:
+            self.constitutions.enforce(self.constitutions.law_under(version))
+
     def _opened(self, tenant_id: str) -> None:
         """A desk was opened: its request ids are read, and until then each is looked up."""
-        seen = self._answers.open(tenant_id)
-
-        stored, reads = Seen(), TenantReads(self._store, tenant_id)
-
-        def fill(after: str) -> str:
-            page = reads.request_ids(after, REQUEST_IDS_PAGE)
-            for request_id, at_us in page:
-                stored.add(request_id, at_us)
-            return page[-1][0] if page else ""
-
-        async def cover() -> None:
-            try:
-                after = await self.read(fill, "")
-                while after:
-                    after = await self.read(fill, after)
-            except StoreFailed as error:
-                log.warning("request ids could not be read", error=str(error), tenant=tenant_id)
-                return
-            seen.put_before(stored)
-            self._answers.cover(tenant_id, seen)
-
-        self._floor.spawn(cover())
+        seen, reads = self._answers.open(tenant_id), TenantReads(self._store, tenant_id)
+        self._floor.spawn(read_back(self._answers, tenant_id, seen, reads, self.read))
 
     def _closed(self, tenant_id: str) -> None:
-        self._registry.forget_tenant(tenant_id)
+        self.workflows.forget(tenant_id)
+        self.constitutions.forget(tenant_id)
         self._answers.close(tenant_id)
 
     async def _state_of_ended(self, tenant_id: str, run_id: str) -> RunState:
@@ -452,10 +433,6 @@ class Engine:
             message = f"run {run_id} has {record.state.name.lower()}"
             raise errors.RunClosed(message, state=record.state.name)
         return record.state
-
-    def _read_workflow(self, tenant_id: str, name: str, version: int) -> KnownWorkflow | None:
-        record = TenantReads(self._store, tenant_id).workflow(name, version)
-        return None if record is None else KnownWorkflow.of(record)
 
 
 def _response(answer: records.Answer) -> bytes:

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import TypeVar
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
+from tenure_evidence.keys import Chain
 from tenure_server.core import errors, records
 from tenure_server.core.desk import LAWLESS, Desk
 from tenure_server.core.evidence import INSTALLATION, Act, Draft
@@ -23,6 +31,7 @@ from tenure_server.core.law import Law
 from tenure_server.engine import chronicle, keeping
 from tenure_server.engine.commits import Abandon, Batch, Commits, Effect
 from tenure_server.engine.dispatch import Dispatch
+from tenure_server.engine.pruning import Pruning
 from tenure_server.engine.seating import Seating
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
@@ -32,9 +41,6 @@ from tenure_server.store.database import Store
 from tenure_server.store.errors import SeatLost, StoreConflict, StoreFailed
 
 T = TypeVar("T")
-
-#: How long each step of stopping may take that waits for the store.
-STOP_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -48,19 +54,25 @@ class Floor:
         settings: Settings,
         clock: Clock,
         *,
+        dispatch: Dispatch,
         judge: Callable[[AgentSession, Report], Awaitable[None]],
         opened: Callable[[str], None],
         closed: Callable[[str], None],
         law_of: Callable[[str], Law] = lambda _: LAWLESS,
+        learn: Callable[[str], None] = lambda _: None,
+        chain: Chain | None = None,
     ) -> None:
         self.serving = False
         self.stopping = False
         self.desks: dict[str, Desk] = {}
-        self.dispatch = Dispatch()
+        self.dispatch = dispatch
         self.watchers = Watchers()
         self.commits: Commits
         self.seating: Seating
+        self.pruning = Pruning(store, settings)
         self._laws: Callable[[str], Law] = law_of
+        self._learn = learn
+        self._chain = chain
         self.journal = self._new_journal(settings)
         self._store = store
         self._settings = settings
@@ -75,6 +87,8 @@ class Floor:
         self._listeners: list[Callable[[bool], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking = asyncio.Lock()
+        #: Tenants whose desks stay closed although their seats are held.
+        self.erasing: set[str] = set()
         #: How often memory was thrown away.
         self._failures = 0
         self._recovering = False
@@ -94,7 +108,9 @@ class Floor:
             now_us=self.now_us,
             seat_us=self._settings.seat_us,
             new_desk=self._new_desk,
+            learn=self._learn,
             slots_of=self.dispatch.slots_of,
+            chain=self._chain,
         )
         if self.seating.shared:
             # From here on: opening the desks may take longer than a seat holds.
@@ -111,7 +127,7 @@ class Floor:
             session.drain()
             session.pending.draining = True
             self.owe(session)
-        await _stopping(self.flushed(), "commit")
+        await keeping.step(self.flushed(), "commit")
         for session in self.dispatch.sessions():
             session.end(errors.Stopping("the coordinator is stopping"))
         self.watchers.end_all()
@@ -120,9 +136,9 @@ class Floor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._alarm is not None:
             self._alarm.cancel()
-        await _stopping(self.commits.settled(), "settle")
-        await _stopping(self.seating.release(), "release the seats")
-        await self.commits.close(STOP_SECONDS)
+        await keeping.step(self.commits.settled(), "settle")
+        await keeping.step(self.seating.release(), "release the seats")
+        await self.commits.close(keeping.STOP_SECONDS)
 
     def on_serving(self, callback: Callable[[bool], None]) -> None:
         """Wants to be told when commits begin or cease to be possible."""
@@ -136,9 +152,15 @@ class Floor:
         if tenant_id not in self.desks:
             if not self.serving:
                 raise errors.StoreUnavailable("the store cannot commit now; nothing was changed")
+            if reason := self.quarantine_of(tenant_id):
+                raise errors.Quarantined(tenant_id, reason)
             raise errors.SeatElsewhere(tenant_id, self.seating.holder_of(tenant_id))
         if not self.seating.trusted:
             raise errors.StoreUnavailable(keeping.UNTRUSTED)
+
+    def quarantine_of(self, tenant_id: str) -> str:
+        """Why a tenant whose seat is held here is stopped; empty when it is not."""
+        return "" if tenant_id in self.desks else self.seating.quarantine_of(tenant_id)
 
     def desk(self, tenant_id: str) -> Desk:
         """The desk of a tenant. Raises as `check_seat`."""
@@ -151,12 +173,12 @@ class Floor:
         async with self._taking:
             failures = self._failures
             for seat in await self.seating.take(reclaim=reclaim):
-                if seat.tenant_id in self.desks:
+                if seat.tenant_id in self.desks or seat.tenant_id in self.erasing:
                     continue
                 stored = await self.seating.read(seat)
                 if failures != self._failures:
                     raise errors.StoreUnavailable("a commit failed while the work was read back")
-                if stored is None:
+                if stored is None or seat.tenant_id in self.erasing:
                     continue
                 desk = self.seating.open(seat, stored)
                 if desk is not None:
@@ -249,10 +271,15 @@ class Floor:
         await self.flush()
 
     async def act(
-        self, seats: Mapping[str, int], work: Callable[[Acts], T], act: Act | None = None
+        self,
+        seats: Mapping[str, int],
+        work: Callable[[Acts], T],
+        act: Act | None = None,
+        logs: Sequence[str] = (),
     ) -> T:
         """Runs a cold-path mutation in a transaction of its own, which is the act's own too: it
-        stands in the logs of the seats' tenants, or in the installation's where there are none.
+        stands in these logs; when none is named in those of the seats' tenants, or in the
+        installation's where there are none.
 
         Raises StoreUnavailable, and whatever refusal `work` raises.
         """
@@ -261,10 +288,11 @@ class Floor:
             now_us = self.now_us()
             drafts = [
                 Draft(act, tenant_id, now_us, self._laws(tenant_id).digest)
-                for tenant_id in seats or (INSTALLATION,)
+                for tenant_id in logs or seats or (INSTALLATION,)
             ]
         try:
             result = await self.commits.act(seats, work, drafts)
+            self.watchers.logs.publish(draft.tenant_id for draft in drafts)
             if act is not None:
                 act.taken = True
             return result
@@ -298,6 +326,7 @@ class Floor:
 
     def _committed(self, batch: Batch) -> None:
         self.watchers.publish(batch.changes.events)
+        self.watchers.logs.publish(draft.tenant_id for draft in batch.changes.drafts)
 
     def _set_alarm(self, desks: Iterable[Desk]) -> None:
         due_us = min((due for desk in desks if (due := desk.next_due_us())), default=None)
@@ -374,9 +403,13 @@ class Floor:
     def lose_seat(self, tenant_id: str) -> None:
         """Lets go of a tenant that another coordinator decides for now."""
         log.warning("another coordinator took the seat", tenant=tenant_id)
+        self.let_go(tenant_id)
+
+    def let_go(self, tenant_id: str) -> None:
+        """Closes a desk, and ends what goes on for its tenant."""
         desk = self.desks.pop(tenant_id, None)
         if desk is None:
-            return  # memory was thrown away meanwhile
+            return  # memory was thrown away meanwhile, or there was none
         self._dirty.discard(desk)
         for lease in desk.leases.values():
             lease.agent.leases.pop(lease.key, None)
@@ -407,17 +440,6 @@ class Floor:
         self.serving = serving
         for listener in self._listeners:
             listener(serving)
-
-
-async def _stopping(step: Awaitable[None], name: str) -> None:
-    """A step of stopping. Whatever becomes of it, the next one follows."""
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await step
-    except TimeoutError:
-        log.warning("the store did not answer in time, stopping without", step=name)
-    except Exception as error:  # noqa: BLE001 - the process ends either way
-        log.warning("the store could not, stopping without", step=name, reason=str(error))
 
 
 def _delivery(session: AgentSession) -> Effect:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -11,6 +11,7 @@ import structlog
 from tenure_server.core.desk import Desk
 from tenure_server.core.evidence import Act
 from tenure_server.engine.dispatch import Dispatch
+from tenure_server.engine.pruning import Pruning
 from tenure_server.engine.seating import Seating
 from tenure_server.engine.settings import Settings
 from tenure_server.store.acts import Acts
@@ -19,6 +20,8 @@ from tenure_server.store.errors import StoreFailed
 UNTRUSTED = "the seats could not be renewed in time; nothing was changed"
 #: How often what is no longer needed is forgotten, and how many rows at once.
 CLEAR_SECONDS = 60.0
+#: How long each step of stopping may take that waits for the store.
+STOP_SECONDS = 5.0
 CLEAR_ROWS = 500
 
 log = structlog.get_logger()
@@ -31,6 +34,7 @@ class Kept(Protocol):
     desks: dict[str, Desk]
     dispatch: Dispatch
     seating: Seating
+    pruning: Pruning
 
     def now_us(self) -> int:
         """The time."""
@@ -96,3 +100,15 @@ async def _clear_out(floor: Kept, settings: Settings) -> None:
     before_us = now_us - settings.answer_memory_us
     while await floor.act({}, lambda acts: acts.forget_answers(before_us, CLEAR_ROWS)):
         log.debug("forgot old answers")
+    await floor.pruning.round(floor)
+
+
+async def step(work: Awaitable[None], name: str) -> None:
+    """A step of stopping. Whatever becomes of it, the next one follows."""
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await work
+    except TimeoutError:
+        log.warning("the store did not answer in time, stopping without", step=name)
+    except Exception as error:  # noqa: BLE001 - the process ends either way
+        log.warning("the store could not, stopping without", step=name, reason=str(error))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from tenure_server.core import records
-from tenure_server.core.definition import WorkflowDefinition, parse
+import orjson
+
+from tenure_constitution import definitions
+from tenure_server.core import errors, records
+from tenure_server.core.definition import WorkflowDefinition, digest_of, parse
 from tenure_server.core.graph import Graph
 
 WORKFLOWS_MAX = 2_000
@@ -37,6 +41,11 @@ class Recent(Generic[K, V]):
         if len(self._items) > self._size_max:
             self._items.popitem(last=False)
 
+    def forget(self, which: Callable[[K], bool]) -> None:
+        """Forgets the values under some keys."""
+        for key in [key for key in self._items if which(key)]:
+            del self._items[key]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownWorkflow:
@@ -45,12 +54,29 @@ class KnownWorkflow:
     record: records.Workflow
     definition: WorkflowDefinition
     graph: Graph
+    #: What articles may look at under ``workflow``.
+    facts: Mapping[str, Any]
 
     @classmethod
     def of(cls, record: records.Workflow) -> KnownWorkflow:
-        """Parses the canonical bytes of a record."""
+        """Parses the canonical bytes of a record.
+
+        Raises DefinitionChanged when they are not those that were registered.
+        """
+        if digest_of(record.canonical) != record.digest:
+            name = f"{record.name} version {record.version}"
+            raise errors.DefinitionChanged(
+                f"the stored definition of workflow {name} does not have its digest",
+                workflow=record.name,
+                digest=record.digest,
+            )
         definition = parse(record.canonical)
-        return cls(record=record, definition=definition, graph=definition.check())
+        return cls(
+            record=record,
+            definition=definition,
+            graph=definition.check(),
+            facts=definitions.facts_of(orjson.loads(record.canonical)),
+        )
 
 
 class Registry:
@@ -72,6 +98,12 @@ class Registry:
         """Notes a version; versions only grow, so a slow read cannot bring an older one back."""
         key = tenant_id, name
         self.newest[key] = max(version, self.newest.get(key, 0))
+
+    def erase_tenant(self, tenant_id: str) -> None:
+        """Forgets everything of a tenant."""
+        self.forget_tenant(tenant_id)
+        self.workflows.forget(lambda key: key[0] == tenant_id)
+        self.digests.forget(lambda key: key[0] == tenant_id)
 
     def forget_tenant(self, tenant_id: str) -> None:
         """Forgets what was exact only while the seat was held."""

@@ -51,7 +51,13 @@ def read_open_runs(reads: TenantReads) -> list[StoredRun]:
                     f"run {record.run_id}: its definition {record.workflow_digest} is missing"
                 )
             workflow = known[record.workflow_digest] = KnownWorkflow.of(found)
-        run = LiveRun(record, workflow.definition, workflow.graph, order=order + 1)
+        run = LiveRun(
+            record,
+            workflow.definition,
+            workflow.graph,
+            order=order + 1,
+            workflow_facts=workflow.facts,
+        )
         run.sequence = sequences.get(record.run_id, 0)
         rows = tasks.get(record.run_id, {})
         wanted = _wanted_outputs(workflow.graph, rows)

@@ -12,13 +12,16 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from tenure_evidence.keys import Chain
 from tenure_server.core import records
 from tenure_server.core.desk import Desk
 from tenure_server.core.leases import AgentSlots
 from tenure_server.engine import restore
 from tenure_server.engine.commits import Commits
+from tenure_server.engine.inspection import LogBroken, inspect
 from tenure_server.store.database import Store
 from tenure_server.store.errors import StoreFailed
+from tenure_server.store.evidence_reads import EvidenceReads
 from tenure_server.store.reads import Reads, TenantReads
 from tenure_server.store.seats import Seats
 
@@ -37,7 +40,10 @@ class Seating:
         seat_us: int,
         new_desk: Callable[[records.Tenant, int], Desk],
         slots_of: Callable[[str, str], AgentSlots],
+        learn: Callable[[str], None] = lambda _: None,
+        chain: Chain | None = None,
     ) -> None:
+        """`learn` reads what else has to be known of a tenant before its desk is opened."""
         #: Whether other coordinators may share the store.
         self.shared = store.kind == "postgresql"
         self._store = store
@@ -47,14 +53,26 @@ class Seating:
         self._seat_us = seat_us
         self._new_desk = new_desk
         self._slots_of = slots_of
+        self._learn = learn
+        self._chain = chain
         self._elsewhere: dict[str, str] = {}
         self._trusted_until_us = 0
-        #: Tenants whose open work cannot be read back, with the term under which that was tried.
-        self._broken: set[tuple[str, int]] = set()
+        #: Tenants whose log is broken or whose open work cannot be read back: the term under which
+        #: that was found, and what it is.
+        self._quarantine: dict[str, tuple[int, str]] = {}
 
     def holder_of(self, tenant_id: str) -> str:
         """Where the holder of a tenant's seat is reached, as far as is known. Empty: unknown."""
         return self._elsewhere.get(tenant_id, "")
+
+    def quarantine_of(self, tenant_id: str) -> str:
+        """Why a tenant is stopped, although its seat is held here. Empty: it is not."""
+        return self._quarantine.get(tenant_id, (0, ""))[1]
+
+    def term_of_quarantined(self, tenant_id: str) -> int | None:
+        """The term of the seat of a tenant that is stopped; None when it is not."""
+        found = self._quarantine.get(tenant_id)
+        return None if found is None else found[0]
 
     @property
     def trusted(self) -> bool:
@@ -81,7 +99,13 @@ class Seating:
         self._trust_from(now_us)
         if self.shared:
             await self._learn_others()
-        return [seat for seat in seats if (seat.tenant_id, seat.term) not in self._broken]
+        terms = {seat.tenant_id: seat.term for seat in seats}
+        self._quarantine = {
+            tenant_id: found
+            for tenant_id, found in self._quarantine.items()
+            if terms.get(tenant_id) == found[0]
+        }
+        return [seat for seat in seats if seat.tenant_id not in self._quarantine]
 
     async def renew(self, desks: Mapping[str, Desk]) -> list[str]:
         """Renews the seats, and gives the tenants of those that were lost."""
@@ -99,12 +123,18 @@ class Seating:
         await self._commits.on_writer(self._seats.release)
 
     async def read(self, seat: records.Seat) -> restore.StoredTenant | None:
-        """Reads a tenant's open work. None: it is broken, or the seat was lost meanwhile."""
+        """Looks at a tenant's log and reads its open work. None: something is broken, and the
+        tenant stopped; or the seat was lost meanwhile.
+        """
         # However long it takes, the writer's thread is free to renew the seats.
         try:
             stored = await asyncio.to_thread(self._read, seat)
         except StoreFailed:
             raise
+        except LogBroken as error:
+            self._quarantine[seat.tenant_id] = (seat.term, str(error))
+            log.error("a tenant is stopped", tenant=seat.tenant_id, reason=str(error))
+            return None
         except Exception as error:  # noqa: BLE001 - the other tenants' work goes on
             self._give_up(seat, error)
             return None
@@ -132,7 +162,8 @@ class Seating:
         self._trusted_until_us = max(self._trusted_until_us, asked_us + self._seat_us)
 
     def _give_up(self, seat: records.Seat, error: Exception) -> None:
-        self._broken.add((seat.tenant_id, seat.term))
+        reason = f"its open work cannot be read back: {error}"
+        self._quarantine[seat.tenant_id] = (seat.term, reason)
         log.error("open work cannot be read back", tenant=seat.tenant_id, exc_info=error)
 
     def _read(self, seat: records.Seat) -> restore.StoredTenant:
@@ -140,6 +171,8 @@ class Seating:
             tenant = Reads(self._store).tenant(seat.tenant_id)
             if tenant is None:
                 raise LookupError(f"tenant {seat.tenant_id} has a seat but no row")
+            self._learn(seat.tenant_id)
+            inspect(EvidenceReads(self._store, seat.tenant_id), self._chain)
             runs = restore.read_open_runs(TenantReads(self._store, seat.tenant_id))
             return restore.StoredTenant(tenant, runs)
 

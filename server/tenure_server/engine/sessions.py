@@ -169,7 +169,10 @@ class AgentSession:
         finally:
             self._is_acting = False
         if named or self._host.mark() > since:
-            self._host.close_act(self.act.again(kind), since, named)
+            act = self.act.again(kind, objected=True)
+            if self.hello.labels:
+                act.keep(agent=self.agent.facts)
+            self._host.close_act(act, since, named)
 
     # -- what the agent says
 

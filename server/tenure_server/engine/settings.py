@@ -23,6 +23,9 @@ class Settings:
     answer_memory_us: int = 86_400_000_000
     #: How long an agent that left stays in the list.
     agent_memory_us: int = 600_000_000
+    #: How long payloads of runs that have ended are kept, and the runs themselves. 0: for ever.
+    keep_payloads_us: int = 0
+    keep_runs_us: int = 0
     #: The most open runs of one tenant.
     open_runs_max: int = 200_000
     #: The most tasks in open runs of one tenant.

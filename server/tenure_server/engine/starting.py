@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import orjson
 
+from tenure_constitution.judge import Objection
 from tenure_server.core import errors, ids, records
 from tenure_server.core.definition import WorkflowDefinition, digest_of, payload_problem
 from tenure_server.core.desk import Desk
@@ -17,6 +18,7 @@ from tenure_server.core.leases import Draw
 from tenure_server.core.lifecycle import RunState
 from tenure_server.core.runs import LiveRun
 from tenure_server.engine.answers import answer_row, answer_to
+from tenure_server.engine.court import from_words
 from tenure_server.engine.registry import KnownWorkflow
 from tenure_server.engine.settings import Settings
 from tenure_server.store.acts import Acts
@@ -62,13 +64,14 @@ class Plan:
         self.request_rows: list[Row] = []
         self._found = found
         self._draw = draw
-        self._new: list[tuple[records.Run, KnownWorkflow]] = []
+        #: The runs that are to be started.
+        self.planned: list[tuple[records.Run, KnownWorkflow]] = []
         self._mine: dict[str, records.StartedRun] = {}
 
     @property
     def new(self) -> list[KnownWorkflow]:
         """The workflows of the runs that are to be started."""
-        return [known for _, known in self._new]
+        return [known for _, known in self.planned]
 
     def add(self, start: records.StartRun, known: KnownWorkflow) -> records.StartedRun:
         """Plans one run, or gives the one that its request id has started before."""
@@ -86,7 +89,7 @@ class Plan:
         run_id = ids.new_id(self.origin.tenant_id, self.now_us, self._draw(ids.RANDOM_BYTES))
         record = known.record
         started = records.StartedRun(run_id=run_id, version=record.version, digest=record.digest)
-        self._new.append((_run_record(run_id, start, known, self.origin, self.now_us), known))
+        self.planned.append((_run_record(run_id, start, known, self.origin, self.now_us), known))
         if request is not None and request_id:
             self._mine[request_id] = started
             response = orjson.dumps([run_id, record.version, record.digest])
@@ -95,11 +98,26 @@ class Plan:
             self.request_rows.append(answer_row(tenant_id, request_id, answer, self.now_us))
         return started
 
+    def warned(
+        self,
+        started: Sequence[records.StartedRun],
+        warnings: Sequence[tuple[Objection, ...]],
+    ) -> list[records.StartedRun]:
+        """The answers, with what warns of each run that is new."""
+        found = {run.run_id: of for (run, _), of in zip(self.planned, warnings, strict=True)}
+        return [replace(one, warnings=found.get(one.run_id, ())) for one in started]
+
     def runs(self, desk: Desk) -> Iterable[LiveRun]:
         """The runs to open."""
-        for record, known in self._new:
+        for record, known in self.planned:
             under = replace(record, constitution_digest=desk.law.digest)
-            yield LiveRun(under, known.definition, known.graph, order=desk.next_order())
+            yield LiveRun(
+                under,
+                known.definition,
+                known.graph,
+                order=desk.next_order(),
+                workflow_facts=known.facts,
+            )
 
 
 def registration(
@@ -109,8 +127,12 @@ def registration(
     canonical: bytes,
     now_us: int,
     act: Act,
+    warnings: Sequence[Mapping[str, str]],
 ) -> Callable[[Acts], bytes]:
-    """The act that registers a definition; it gives the answer to keep."""
+    """The act that registers a definition; it gives the answer to keep.
+
+    What is found to warn of it until it is done becomes part of the answer.
+    """
 
     def work(acts: Acts) -> bytes:
         record, created = acts.register_workflow(
@@ -125,15 +147,16 @@ def registration(
         )
         act.definition = record.digest
         act.subject = {"workflow": record.name, "version": str(record.version)}
-        return orjson.dumps([record.version, created])
+        return orjson.dumps([record.version, created, warnings])
 
     return work
 
 
-def parse_registration(answer: bytes) -> tuple[int, bool]:
-    """Version, and whether it was new."""
-    version, created = orjson.loads(answer)
-    return version, created
+def parse_registration(answer: bytes) -> tuple[int, bool, tuple[Objection, ...]]:
+    """Version, whether it was new, and what warned of it."""
+    # Answers from before there was a constitution have no warnings.
+    version, created, *warnings = orjson.loads(answer)
+    return version, created, tuple(map(from_words, warnings[0] if warnings else ()))
 
 
 def _parse_started(response: bytes) -> records.StartedRun:

@@ -13,6 +13,7 @@ from typing import Any
 from tenure_server.core import errors, records
 from tenure_server.core.journal import Row
 from tenure_server.core.lifecycle import RUN_ENDED, RUN_EVENTS, EventKind
+from tenure_server.engine.log_watch import LogWatchers
 from tenure_server.store.reads import TenantReads
 
 #: How many events are kept for a reader that has not taken them yet.
@@ -91,6 +92,8 @@ class Watchers:
     """All readers, by run."""
 
     def __init__(self) -> None:
+        #: The readers of logs, who end when those of runs do.
+        self.logs = LogWatchers()
         self._by_run: dict[str, list[Watcher]] = {}
 
     def join(self, tenant_id: str, run_id: str, *, run_events_only: bool) -> Watcher:
@@ -130,6 +133,7 @@ class Watchers:
 
     def end_all(self, tenant_id: str | None = None) -> None:
         """Ends the readers of one tenant, or all."""
+        self.logs.end_all(tenant_id)
         for watchers in list(self._by_run.values()):
             for watcher in list(watchers):
                 if tenant_id in (None, watcher.tenant_id):

@@ -73,7 +73,7 @@ class Work:
         dispatch.join(session)
         for ref in hello.held:
             session.renew(Renewal(ref))
-        self._floor.close_act(session.act.again(), since, tenant_ids)
+        self._floor.close_act(session.act.again(objected=True), since, tenant_ids)
         session.act.taken = True
         return session
 

@@ -30,8 +30,13 @@ log = structlog.get_logger()
 class Agents(agents_pb2_grpc.AgentsServicer):
     """Converts, asks, converts."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, *, root_key: str = "", certificates: Sequence[str] = ()
+    ) -> None:
+        """`root_key` and `certificates` lead to the key that signs mandates. Empty: none does."""
         self._engine = engine
+        self._root_key = root_key
+        self._certificates = tuple(certificates)
 
     async def Work(
         self, request_iterator: Frames, context: Context
@@ -51,6 +56,8 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         # However it stops to listen, by a fault even: an agent that is not heard is not served.
         listening.add_done_callback(lambda _: session.close())
         try:
+            # Not before it is written down that the agent came.
+            await self._engine.committed()
             yield self._welcome(session)
             async for outbound in stream.speak():
                 yield outbound
@@ -142,6 +149,8 @@ class Agents(agents_pb2_grpc.AgentsServicer):
                 lease_duration=self._lease_duration(),
                 accept_within=convert.duration(self._engine.settings.accept_us),
                 tenant_ids=session.tenant_ids,
+                root_key=self._root_key,
+                certificates=self._certificates,
             )
         )
 

@@ -157,6 +157,7 @@ def definition(message: workflows_pb2.WorkflowDefinition) -> WorkflowDefinition:
         description=message.description,
         max_leases=message.max_leases,
         labels=dict(message.labels),
+        dimensions=dict(message.dimensions),
         tasks=tuple(
             _task(task, f"definition.tasks[{index}]") for index, task in enumerate(message.tasks)
         ),
@@ -201,6 +202,7 @@ def definition_message(value: WorkflowDefinition) -> workflows_pb2.WorkflowDefin
         description=value.description,
         max_leases=value.max_leases,
         labels=value.labels,
+        dimensions=value.dimensions,
     )
     for task in value.tasks:
         part = message.tasks.add(
@@ -245,14 +247,15 @@ def workflow_message(
 # -- tenants and keys
 
 
-def tenant_message(value: records.Tenant) -> tenants_pb2.Tenant:
-    """A tenant."""
+def tenant_message(value: records.Tenant, quarantine: str = "") -> tenants_pb2.Tenant:
+    """A tenant, and why it is stopped."""
     return tenants_pb2.Tenant(
         tenant_id=value.tenant_id,
         display_name=value.display_name,
         max_leases=value.max_leases,
         weight=value.weight,
         create_time=timestamp(value.create_us),
+        quarantine=quarantine,
     )
 
 

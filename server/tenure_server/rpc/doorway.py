@@ -292,7 +292,7 @@ class _Passage:
 
     async def _record(self, call: Call) -> None:
         """Writes down a call that was let in and is not part of a transaction already."""
-        if self._rule.recorded and not call.act.taken:
+        if self._rule.recorded and call.recorded and not call.act.taken:
             desk = self._chain.desk
             await desk.record(call.act, call.logs(desk))
 
@@ -301,14 +301,16 @@ class _Passage:
 
         Not what says UNAVAILABLE: there nothing was decided, and nothing can be written either.
         """
-        if not self._rule.recorded or not status.is_decision(refusal):
+        if not self._rule.recorded or not call.recorded or not status.is_decision(refusal):
             return
         desk = self._chain.desk
-        act = call.act.again() if call.act.taken else call.act
+        act = call.act.again(objected=True) if call.act.taken else call.act
         act.refusal = status.reason_name(refusal)
         try:
             async with asyncio.timeout(REFUSAL_SECONDS):
                 decision = await desk.record(act, call.logs(desk))
+        except errors.Quarantined:
+            log.debug("a refusal was not written down: its log is broken")
         except (errors.Refusal, TimeoutError) as error:
             # It is refused all the same.
             log.warning("a refusal could not be written down", reason=str(error) or "it took long")

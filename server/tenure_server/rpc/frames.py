@@ -15,8 +15,10 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from tenure.v1 import agents_pb2, payload_pb2
 from tenure_server.core import errors, ids, records
 from tenure_server.core.definition import Payload
+from tenure_server.core.evidence import Draft
 from tenure_server.core.leases import STOPPED, Lease, Stopped, Success
 from tenure_server.core.lifecycle import Failure
+from tenure_server.core.runs import LiveRun
 from tenure_server.engine.sessions import (
     AgentSession,
     Cancellation,
@@ -34,6 +36,9 @@ from tenure_server.rpc import convert
 FRAME_BYTES = 3 << 20
 # Ids, keys, token and the like, beside the payloads.
 _LEASE_BYTES = 256
+_HASH_BYTES = 32
+# Signature and key hash of a mandate, and what frames its fields.
+_MANDATE_BYTES = 96
 _SUCCESS = Success()
 
 Outcomes = RepeatedCompositeFieldContainer[agents_pb2.Outcome]
@@ -159,8 +164,9 @@ def frames(outbound: Outbound) -> Iterator[agents_pb2.WorkResponse]:
     fill_outcomes(frame.outcomes, outbound.outcomes)
     fill_standings(frame.standings, outbound.standings)
     _fill_cancellations(frame, outbound.cancellations)
+    mandates = Mandates()
     for leases in _split(outbound.leases):
-        fill_batch(frame.batch, leases)
+        fill_batch(frame.batch, leases, mandates)
         yield frame
         frame = agents_pb2.WorkResponse()
     if not outbound.leases:
@@ -172,23 +178,46 @@ def fitting(leases: Sequence[Lease]) -> int:
     return next((len(part) for part in _split(leases)), 0)
 
 
-def fill_batch(batch: agents_pb2.LeaseBatch, leases: Iterable[Lease]) -> None:
-    """Writes leases, and each of their runs once."""
+class Mandates:
+    """What was signed of the acts that granted some leases: made once, in however many frames."""
+
+    __slots__ = ("_made",)
+
+    def __init__(self) -> None:
+        self._made: dict[Draft, tuple[agents_pb2.Mandate, dict[int, int]]] = {}
+
+    def of(self, grant: Draft) -> tuple[agents_pb2.Mandate, dict[int, int]]:
+        """The mandate of an act, and for each of its events the place among its items."""
+        made = self._made.get(grant)
+        if made is None:
+            mandate = agents_pb2.Mandate(
+                entry=grant.entry,
+                signature=grant.signature,
+                key_hash=grant.key_hash,
+                leaf_hashes=b"".join(grant.leaf_hashes),
+            )
+            places = {event: place for place, event in enumerate(grant.events)}
+            made = self._made[grant] = (mandate, places)
+        return made
+
+
+def fill_batch(
+    batch: agents_pb2.LeaseBatch, leases: Iterable[Lease], mandates: Mandates | None = None
+) -> None:
+    """Writes leases, and each of their runs and of their mandates once."""
+    mandates = mandates or Mandates()
     described: set[str] = set()
+    numbers: dict[Draft, int] = {}
+    grant: Draft | None = None
+    number, places = 0, dict[int, int]()
     for lease in leases:
         run, task = lease.run, lease.task
         if run.run_id not in described:
             described.add(run.run_id)
-            context = batch.runs.add(
-                run_id=run.run_id,
-                tenant_id=run.tenant_id,
-                workflow=run.workflow,
-                workflow_version=run.workflow_version,
-                workflow_digest=run.workflow_digest,
-                correlation_id=run.correlation_id,
-            )
-            if run.input is not None:
-                convert.fill_payload(context.input, run.input)
+            _describe(batch, run)
+        if lease.grant is not grant:
+            grant = lease.grant
+            number, places = _mandate(batch, grant, numbers, mandates)
         message = batch.leases.add(
             run_id=run.run_id,
             task_key=task.key,
@@ -196,6 +225,10 @@ def fill_batch(batch: agents_pb2.LeaseBatch, leases: Iterable[Lease]) -> None:
             token=lease.token,
             kind=task.kind,
             attempt=lease.attempt,
+            mandate=number,
+            mandate_position=places[lease.event] if places else 0,
+            grant_us=lease.grant_us,
+            grant_sequence=lease.grant_sequence,
         )
         if task.input is not None:
             convert.fill_payload(message.input, task.input)
@@ -252,6 +285,38 @@ def _fill_cancellations(
         frame.cancellations.add(run_id=run_id, task_key=task_key, term=term, reason=reason)
 
 
+def _describe(batch: agents_pb2.LeaseBatch, run: LiveRun) -> None:
+    """Writes what the leases of a run have in common."""
+    context = batch.runs.add(
+        run_id=run.run_id,
+        tenant_id=run.tenant_id,
+        workflow=run.workflow,
+        workflow_version=run.workflow_version,
+        workflow_digest=run.workflow_digest,
+        correlation_id=run.correlation_id,
+        constitution_digest=run.constitution_digest,
+    )
+    if run.input is not None:
+        convert.fill_payload(context.input, run.input)
+
+
+def _mandate(
+    batch: agents_pb2.LeaseBatch,
+    grant: Draft | None,
+    numbers: dict[Draft, int],
+    mandates: Mandates,
+) -> tuple[int, dict[int, int]]:
+    """Writes the mandate of an act, once. Gives its number, and no places when nobody signed."""
+    if grant is None or not grant.signature:
+        return 0, {}
+    mandate, places = mandates.of(grant)
+    number = numbers.get(grant)
+    if number is None:
+        number = numbers[grant] = len(batch.mandates)
+        batch.mandates.append(mandate)
+    return number, places
+
+
 def _fill_upstream(message: agents_pb2.Lease, upstream: dict[str, Payload]) -> None:
     for key, value in upstream.items():
         part: payload_pb2.Payload = message.upstream[key]
@@ -261,7 +326,7 @@ def _fill_upstream(message: agents_pb2.Lease, upstream: dict[str, Payload]) -> N
 def _split(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
     """Cuts leases into runs of about `FRAME_BYTES`."""
     begin, size = 0, 0
-    described: set[str] = set()
+    described: set[str | Draft] = set()
     for index, lease in enumerate(leases):
         weight = _LEASE_BYTES
         if lease.task.input is not None:
@@ -270,14 +335,32 @@ def _split(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
             weight += sum(len(key) * 4 + len(p.data) for key, p in lease.upstream.items())
         if lease.checkpoint is not None:
             weight += len(lease.checkpoint.data)
-        run = lease.run
-        context = len(run.input.data) if run.input is not None else 0
-        added = weight if run.run_id in described else weight + context
-        if size + added > FRAME_BYTES and index > begin:
+        run, grant = lease.run, lease.grant
+        shared = 0
+        if run.run_id not in described:
+            described.add(run.run_id)
+            shared += _context_bytes(run)
+        if grant is not None and grant not in described:
+            described.add(grant)
+            shared += _mandate_bytes(grant)
+        if size + weight + shared > FRAME_BYTES and index > begin:
             yield leases[begin:index]
-            begin, size, added = index, 0, weight + context
-            described.clear()
-        described.add(run.run_id)
-        size += added
+            begin, size = index, 0
+            described = {run.run_id}
+            shared = _context_bytes(run)
+            if grant is not None:
+                described.add(grant)
+                shared += _mandate_bytes(grant)
+        size += weight + shared
     if begin < len(leases):
         yield leases[begin:]
+
+
+def _context_bytes(run: LiveRun) -> int:
+    return len(run.input.data) if run.input is not None else 0
+
+
+def _mandate_bytes(grant: Draft) -> int:
+    if not grant.signature:
+        return 0
+    return len(grant.entry) + _HASH_BYTES * len(grant.leaf_hashes) + _MANDATE_BYTES

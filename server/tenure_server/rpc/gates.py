@@ -22,6 +22,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.unknown_fields import UnknownFieldSet
 from protovalidate import Validator
 
+from tenure.v1 import agents_pb2
 from tenure_server.core import errors, ids, records
 from tenure_server.core.evidence import INSTALLATION, Act
 from tenure_server.rpc import access
@@ -54,6 +55,17 @@ class Desk(Protocol):
     def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
         """Where a call stands that chose no tenant."""
 
+    def judge_call(
+        self,
+        act: Act,
+        rpc: Mapping[str, Any],
+        tenant_ids: Sequence[str],
+        *,
+        platform_only: bool,
+        keeps_facts: bool,
+    ) -> None:
+        """Judges a call or message under the constitutions of these tenants. Raises CallDenied."""
+
     async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
         """Writes down an act by which nothing changed, and gives the decision's id."""
 
@@ -73,6 +85,8 @@ class Call:
     key: records.ApiKey | None = None
     tenant_ids: tuple[str, ...] = ()
     tenant_id: str = ""
+    #: Whether it can be written down.
+    recorded: bool = True
     #: Why the stream is to end although its handler would go on.
     ended: errors.Refusal | None = None
 
@@ -238,6 +252,9 @@ class Tenancy(Gate):
                 if not _is_uuid(value):
                     raise errors.FieldsInvalid([(path, "must be a valid UUID")])
                 raise errors.NotFound(_WORDS[owned], value)
+        if isinstance(message, agents_pb2.WorkRequest) and message.hello.tenant_ids:
+            # The agent serves no others on this stream: nothing of it concerns them.
+            call.tenant_ids = tuple(sorted(message.hello.tenant_ids))
 
     def _choose(self, call: Call) -> None:
         if not call.tenant_ids:
@@ -246,11 +263,20 @@ class Tenancy(Gate):
             call.tenant_id = call.tenant_ids[0]
             structlog.contextvars.bind_contextvars(tenant=call.tenant_id)
             # Reads too: only the holder of the seat can write down that somebody read.
-            self._desk.check_seat(call.tenant_id)
+            self._check_seat(call)
         elif not call.rule.all_tenants:
             raise errors.TenantNotChosen(
                 f"the key acts for {len(call.tenant_ids)} tenants: name one in {TENANT_HEADER}"
             )
+
+    def _check_seat(self, call: Call) -> None:
+        try:
+            self._desk.check_seat(call.tenant_id)
+        except errors.Quarantined:
+            if call.rule.evidence not in _LOOKING:
+                raise
+            # So that people can look. The log takes nothing any more, not even that.
+            call.recorded = False
 
 
 class Rate(Gate):
@@ -290,8 +316,43 @@ class Contract(Gate):
             raise errors.FieldsInvalid(found[:_VIOLATIONS_MAX])
 
 
+#: No article of a tenant can keep its admin from replacing it.
+SET_CONSTITUTION = "/tenure.v1.Constitution/SetConstitution"
+
+
+@lru_cache(maxsize=1000)
+def rpc_facts(rule: access.AccessRule) -> dict[str, Any]:
+    """What articles may look at under ``rpc``."""
+    _, service, method = rule.method.split("/")
+    return {
+        "service": service.rpartition(".")[2],
+        "method": method,
+        "mutation": rule.mutation,
+    }
+
+
 class Constitution(Gate):
-    """The place of the constitution. It has no articles yet, so it lets everything pass."""
+    """Has every call, and every message of a stream, judged for each tenant that it is for.
+
+    gRPC's own services, which leave no evidence, are not judged.
+    """
+
+    def admit(self, call: Call, message: Message) -> None:
+        """Wants no article to deny it."""
+        rule, act = call.rule, call.act
+        if call.key is None or not rule.recorded:
+            return
+        if call.inbound_stream:
+            # What was said of the message before is not said of this one.
+            act.objections, act.facts = [], None
+        tenant_ids: Sequence[str] = call.tenant_ids if rule.all_tenants else (call.tenant_id,)
+        self._desk.judge_call(
+            act,
+            rpc_facts(rule),
+            tenant_ids,
+            platform_only=rule.method == SET_CONSTITUTION,
+            keeps_facts=rule.mutation and not rule.all_tenants,
+        )
 
 
 #: Every call passes these, in this order; then its handler hears of it.
@@ -338,6 +399,9 @@ class Chain:
 
 #: Messages that the store keeps as bytes of JSON, where NUL is spelled out.
 _KEPT_AS_BYTES = frozenset({"tenure.v1.WorkflowDefinition", "google.protobuf.Value"})
+
+#: The evidence of calls that look at evidence.
+_LOOKING = frozenset({"evidence.read", "evidence.export"})
 
 _WORDS = {
     Owned.TENANT: "tenant",

@@ -12,7 +12,7 @@ from tenure_server.core import errors, records, view
 from tenure_server.core.lifecycle import RUN_ENDED, RunState, TaskState
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.registry import KnownWorkflow
-from tenure_server.rpc import access, convert, pages, sizes
+from tenure_server.rpc import access, convert, pages, sizes, verdicts
 from tenure_server.rpc.doorway import Context
 from tenure_server.rpc.requests import repeatable
 from tenure_server.store.database import Store
@@ -102,7 +102,7 @@ class Runs(runs_pb2_grpc.RunsServicer):
         tenant_id = access.caller().tenant_id
         reads = TenantReads(self._store, tenant_id)
         run = await self._run(tenant_id, request.run_id)
-        known = await self._engine.workflow_by_digest(tenant_id, run.workflow_digest)
+        known = await self._engine.workflows.by_digest(tenant_id, run.workflow_digest)
         index = known.graph.index.get(request.task_key)
         if index is None:
             raise errors.NotFound("task", request.task_key)
@@ -240,7 +240,7 @@ class Runs(runs_pb2_grpc.RunsServicer):
         run, rows = await self._engine.read(read)
         if run is None:
             raise errors.NotFound("run", run_id)
-        known = await self._engine.workflow_by_digest(tenant_id, run.workflow_digest)
+        known = await self._engine.workflows.by_digest(tenant_id, run.workflow_digest)
         states = view.task_states(known.graph, {index: task.state for index, task in rows.items()})
         return _RunTasks(run, known, rows, states)
 
@@ -266,6 +266,7 @@ def _started_message(started: records.StartedRun) -> runs_pb2.StartRunResponse:
         run_id=started.run_id,
         workflow_version=started.version,
         workflow_digest=started.digest,
+        warnings=verdicts.warning_messages(started.warnings),
     )
 
 

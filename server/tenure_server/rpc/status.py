@@ -2,7 +2,7 @@
 
 On the wire a refusal is a `google.rpc.Status` in the trailing metadata: ErrorInfo for programs,
 BadRequest with the fields, RetryInfo where another try makes sense, QuotaFailure with the limit
-that was reached.
+that was reached, PreconditionFailure with the articles that deny.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ TABLE: Mapping[type[errors.Refusal], Row] = {
     errors.RequestIdReused: Row(_C.ALREADY_EXISTS, _R.REASON_REQUEST_ID_REUSED),
     errors.RunClosed: Row(_C.FAILED_PRECONDITION, _R.REASON_RUN_CLOSED),
     errors.AgentReplaced: Row(_C.FAILED_PRECONDITION, _R.REASON_AGENT_REPLACED),
+    errors.CallDenied: Row(_C.PERMISSION_DENIED, _R.REASON_CALL_DENIED),
+    errors.ActDenied: Row(_C.FAILED_PRECONDITION, _R.REASON_ACT_DENIED),
+    errors.DefinitionChanged: Row(_C.FAILED_PRECONDITION, _R.REASON_DEFINITION_CHANGED),
+    errors.RunsOpen: Row(_C.FAILED_PRECONDITION, _R.REASON_RUNS_OPEN),
+    errors.Quarantined: Row(_C.FAILED_PRECONDITION, _R.REASON_QUARANTINED),
     errors.QuotaExceeded: Row(_C.RESOURCE_EXHAUSTED, _R.REASON_QUOTA_EXCEEDED, retry=True),
     errors.SeatElsewhere: Row(_C.UNAVAILABLE, _R.REASON_SEAT_ELSEWHERE, retry=True),
     errors.StoreUnavailable: Row(_C.UNAVAILABLE, _R.REASON_STORE_UNAVAILABLE, retry=True),
@@ -113,6 +118,8 @@ def _details(refusal: errors.Refusal, row: Row) -> list[Message]:
     ]
     if isinstance(refusal, errors.FieldsInvalid):
         details.append(_bad_request(refusal))
+    if isinstance(refusal, errors.Denied):
+        details.append(_precondition(refusal))
     if row.retry:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.seconds = RETRY_SECONDS
@@ -124,6 +131,20 @@ def _details(refusal: errors.Refusal, row: Row) -> list[Message]:
         )
         details.append(quota)
     return details
+
+
+def _precondition(refusal: errors.Denied) -> error_details_pb2.PreconditionFailure:
+    detail = error_details_pb2.PreconditionFailure()
+    for one in refusal.objections:
+        words = one.members()
+        detail.violations.add(
+            type=words["law"],
+            subject=f"article {words['id']} ({words['perspective']})",
+            description=_cut(one.sentence, _MESSAGE_BYTES_MAX),
+        )
+        if detail.ByteSize() > _VIOLATIONS_BYTES_MAX:
+            break
+    return detail
 
 
 def _bad_request(refusal: errors.FieldsInvalid) -> error_details_pb2.BadRequest:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from tenure.v1 import tenants_pb2, tenants_pb2_grpc
 from tenure_server.core import errors, ids, records
 from tenure_server.engine.engine import Engine
+from tenure_server.engine.erasure import erase_tenant
 from tenure_server.rpc import access, convert, pages
 from tenure_server.rpc.doorway import Context, Streams
 from tenure_server.rpc.requests import repeatable
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.reads import Reads
+from tenure_server.store.retention import Erased
 
 SECRET_PREFIX = "tnr_"
 MAX_LEASES_DEFAULT = 1000
@@ -101,7 +103,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         tenant = await self._engine.read(lambda: self._reads.tenant(request.tenant_id))
         if tenant is None:
             raise errors.NotFound("tenant", request.tenant_id)
-        return tenants_pb2.GetTenantResponse(tenant=convert.tenant_message(tenant))
+        return tenants_pb2.GetTenantResponse(tenant=self._message(tenant))
 
     async def ListTenants(
         self, request: tenants_pb2.ListTenantsRequest, context: Context
@@ -113,7 +115,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         only = None if caller.is_operator else caller.tenant_ids
         found = await self._engine.read(lambda: self._reads.tenants(after, limit + 1, only))
         response = tenants_pb2.ListTenantsResponse(
-            tenants=[convert.tenant_message(tenant) for tenant in found[:limit]]
+            tenants=[self._message(tenant) for tenant in found[:limit]]
         )
         if len(found) > limit:
             cursor = [found[limit - 1].tenant_id]
@@ -149,6 +151,25 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
             afterwards=lambda _: self._engine.after_tenant_change(tenant_id),
         )
         return tenants_pb2.UpdateTenantResponse.FromString(answer)
+
+    async def DeleteTenant(
+        self, request: tenants_pb2.DeleteTenantRequest, context: Context
+    ) -> tenants_pb2.DeleteTenantResponse:
+        """Erases a tenant."""
+
+        def answered(erased: Erased) -> bytes:
+            response = tenants_pb2.DeleteTenantResponse(log_size=erased.size, log_root=erased.root)
+            return response.SerializeToString()
+
+        answer = await erase_tenant(
+            self._engine,
+            request.tenant_id,
+            request=repeatable(request, access.caller().rule.method),
+            act=access.caller().act,
+            answer=answered,
+            end_streams=self._streams.end,
+        )
+        return tenants_pb2.DeleteTenantResponse.FromString(answer)
 
     async def CreateApiKey(
         self, request: tenants_pb2.CreateApiKeyRequest, context: Context
@@ -255,6 +276,9 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         """Tells the caller who it is."""
         key = access.caller().key
         return tenants_pb2.GetCallerResponse(api_key=convert.api_key_message(key))
+
+    def _message(self, tenant: records.Tenant) -> tenants_pb2.Tenant:
+        return convert.tenant_message(tenant, self._engine.quarantine_of(tenant.tenant_id))
 
     @staticmethod
     def _logs(caller: access.Caller, key: records.ApiKey) -> Sequence[str]:

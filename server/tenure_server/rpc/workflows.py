@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tenure.v1 import workflows_pb2, workflows_pb2_grpc
 from tenure_server.core import records
-from tenure_server.core.definition import WorkflowDefinition, digest_of
-from tenure_server.core.graph import Graph
+from tenure_server.core.definition import WorkflowDefinition
 from tenure_server.engine.engine import Engine
-from tenure_server.rpc import access, convert, pages, sizes
+from tenure_server.engine.workflows import Examined
+from tenure_server.rpc import access, convert, pages, sizes, verdicts
 from tenure_server.rpc.doorway import Context
 from tenure_server.rpc.requests import repeatable
 from tenure_server.store.database import Store
@@ -35,9 +35,12 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
             return convert.definition(request.definition), asked
 
         definition, asked = await sizes.beside_the_loop(_is_large(request), read)
-        workflow, created = await self._engine.register_workflow(caller.origin, definition, asked)
+        done = await self._engine.workflows.register(caller.origin, definition, asked)
         return workflows_pb2.RegisterWorkflowResponse(
-            workflow=convert.workflow_message(workflow), created=created
+            workflow=convert.workflow_message(done.known.record),
+            created=done.created,
+            warnings=verdicts.objection_messages(done.warnings),
+            dimensions=verdicts.dimension_messages(done.known.facts),
         )
 
     async def ValidateWorkflow(
@@ -45,16 +48,21 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
     ) -> workflows_pb2.ValidateWorkflowResponse:
         """Judges a definition and keeps nothing."""
 
-        def judge() -> tuple[Graph, str]:
-            definition = convert.definition(request.definition)
-            return definition.check(), digest_of(definition.canonical())
+        caller = access.caller()
 
-        graph, digest = await sizes.beside_the_loop(_is_large(request), judge)
+        def examine() -> Examined:
+            return Examined.of(convert.definition(request.definition))
+
+        examined = await sizes.beside_the_loop(_is_large(request), examine)
+        graph, workflows = examined.graph, self._engine.workflows
+        objections = workflows.objections(caller.origin, caller.act.roles, examined)
         return workflows_pb2.ValidateWorkflowResponse(
-            digest=digest,
+            digest=examined.digest,
             task_count=len(graph.keys),
             dependency_count=graph.dependency_count,
             depth=graph.depth,
+            objections=verdicts.objection_messages(objections),
+            dimensions=verdicts.dimension_messages(examined.facts),
         )
 
     async def GetWorkflow(
@@ -62,7 +70,7 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
     ) -> workflows_pb2.GetWorkflowResponse:
         """Shows one version with its definition."""
         tenant_id = access.caller().tenant_id
-        known = await self._engine.known_workflow(tenant_id, request.name, request.version)
+        known = await self._engine.workflows.known(tenant_id, request.name, request.version)
         message = await sizes.beside_the_loop(
             known.record.task_count >= BESIDE_THE_LOOP_TASKS,
             lambda: convert.workflow_message(known.record, known.definition),

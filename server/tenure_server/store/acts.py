@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import peewee
@@ -11,6 +11,7 @@ from peewee import fn
 from tenure_server.core import errors, records
 from tenure_server.store import rows, tables
 from tenure_server.store.backend import Database
+from tenure_server.store.retention import Erased, Retention
 
 #: How long a seat that comes with a new tenant is held before its first renewal.
 NEW_SEAT_US = 10_000_000
@@ -26,6 +27,10 @@ class Acts:
         self._holder = holder
         self._address = address
         self._clock_us = clock_us
+        #: Forgets what is not kept for ever.
+        self.retention = Retention(database)
+        #: Tenants that are gone when the transaction is committed.
+        self.erased: list[str] = []
 
     def create_tenant(self, tenant: records.Tenant) -> None:
         """Makes a tenant, with this coordinator in its seat under term 1. Raises AlreadyExists."""
@@ -77,6 +82,11 @@ class Acts:
         tenants = self._rows(of.select(of.tenant_id).where(of.api_key_id == api_key_id))
         return rows.api_key(found[0], [tenant_id for (tenant_id,) in tenants])
 
+    def erase_tenant(self, tenant_id: str) -> Erased:
+        """Erases every row of a tenant. Raises NotFound, RunsOpen."""
+        self.erased.append(tenant_id)
+        return self.retention.erase_tenant(tenant_id)
+
     def register_workflow(
         self,
         tenant_id: str,
@@ -112,6 +122,35 @@ class Acts:
         self._insert(table, rows.workflow_row(workflow))
         return workflow, True
 
+    def set_constitution(
+        self, tenant_id: str, digest: str, canonical: bytes, created_by: str, now_us: int
+    ) -> tuple[records.ConstitutionVersion, bool]:
+        """Makes the next version of a tenant's constitution, or finds the newest if it is the same.
+
+        Tells which of the two it was: True for a new version.
+        """
+        table = tables.Constitution
+        newest = (
+            table.select(*rows.CONSTITUTION)
+            .where(table.tenant_id == tenant_id)
+            .order_by(table.version.desc())
+            .limit(1)
+        )
+        found = self._rows(newest)
+        known = rows.constitution(found[0]) if found else None
+        if known is not None and known.digest == digest:
+            return known, False
+        version = records.ConstitutionVersion(
+            tenant_id=tenant_id,
+            version=1 if known is None else known.version + 1,
+            digest=digest,
+            canonical=canonical,
+            create_us=now_us,
+            created_by=created_by,
+        )
+        self._insert(table, rows.constitution_row(version))
+        return version, True
+
     def remember(self, tenant_id: str, request_id: str, answer: records.Answer, at_us: int) -> None:
         """Keeps the answer to a mutation; `tenant_id` is empty for one of the installation."""
         self._insert(
@@ -142,6 +181,26 @@ class Acts:
             query = table.delete().where(keys.in_(peewee.ValuesList(found)))
             self._database.execute(query)
         return len(found)
+
+    def add_signing_keys(self, chain: Sequence[str], known: int) -> list[str]:
+        """Adds the keys behind the first `known`, and gives all that are there now.
+
+        Those of another coordinator that was faster are left as they are.
+        """
+        table = tables.SigningKey
+        new = [
+            {"number": number, "text": text}
+            for number, text in enumerate(chain[known:], start=known + 1)
+        ]
+        self._database.execute(table.insert_many(new).on_conflict_ignore())
+        found = self._rows(table.select(table.text).order_by(table.number))
+        return [text for (text,) in found]
+
+    def add_checkpoints(self, checkpoints: Sequence[records.Checkpoint]) -> None:
+        """Keeps signed checkpoints; one of the same size is left as it is."""
+        table = tables.EvidenceCheckpoint
+        found = [rows.checkpoint_row(checkpoint) for checkpoint in checkpoints]
+        self._database.execute(table.insert_many(found).on_conflict_ignore())
 
     def _tenant_exists(self, tenant_id: str) -> bool:
         table = tables.Tenant

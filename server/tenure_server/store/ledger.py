@@ -17,9 +17,10 @@ from tenure_server.core import journal
 from tenure_server.core.evidence import INSTALLATION, Draft, entry_bytes
 from tenure_server.store import statements, tables
 from tenure_server.store.backend import Backend
+from tenure_server.store.items import packed
 
-#: Signs the entry of a grant for agents.
-Sign = Callable[[bytes], bytes]
+#: Signs the entry of a grant for agents: the hash of the key that signs now, and its signature.
+Sign = Callable[[bytes], tuple[bytes, bytes]]
 
 _HEAD = tables.EvidenceHead
 _NODE = tables.EvidenceNode
@@ -32,9 +33,9 @@ _EDGE = _NODE.select(_NODE.level, _NODE.position, _NODE.hash).where(
 )
 
 
-def unsigned(entry: bytes) -> bytes:
+def unsigned(entry: bytes) -> tuple[bytes, bytes]:
     """Gives no signature: agents that check mandates will refuse."""
-    return b""
+    return b"", b""
 
 
 @dataclass(slots=True)
@@ -106,7 +107,7 @@ class Ledger:
         entry = entry_bytes(draft, index=index, term=term, count=len(hashes), root=root)
         draft.index, draft.entry, draft.leaf_hashes = index, entry, hashes
         if draft.mandate:
-            draft.signature = self._sign(entry)
+            draft.key_hash, draft.signature = self._sign(entry)
         pages.nodes += [
             (tenant_id, level, position, value)
             for level, position, value in frontier.append(tree.leaf_hash(entry))
@@ -121,7 +122,7 @@ class Ledger:
                 act.correlation_id,
                 _standing(draft),
                 entry,
-                b"[" + b",".join(items) + b"]" if items else None,
+                packed(items) if items else None,
                 None if act.facts is None else orjson.dumps(act.facts),
             )
         )
@@ -153,8 +154,9 @@ class Ledger:
 
 def _standing(draft: Draft) -> int:
     act = draft.act
-    if act.verdict == "deny":
+    verdict = act.verdict_in(draft.tenant_id)
+    if verdict == "deny":
         return 2
     if act.refusal:
         return 3
-    return 1 if act.objections else 0
+    return 1 if verdict == "warn" else 0

@@ -48,6 +48,7 @@ _KEY_AND_TENANTS = _KEY.select(*rows.API_KEY, _KEY_TENANT.tenant_id).join(
 )
 _KEY_BY_HASH = _KEY_AND_TENANTS.where(_KEY.secret_hash == _slot("secret_hash"))
 _KEY_BY_ID = _KEY_AND_TENANTS.where(_KEY.api_key_id == _slot("api_key_id"))
+_SIGNING_KEYS = tables.SigningKey.select(tables.SigningKey.text).order_by(tables.SigningKey.number)
 _KEY_ANY = _KEY.select(Value(1)).limit(1)
 _KEYS_OF_NOBODY = _KEY.select(_KEY.api_key_id).where(
     ~fn.EXISTS(_KEY_TENANT.select(Value(1)).where(_KEY_TENANT.api_key_id == _KEY.api_key_id))
@@ -92,6 +93,10 @@ class Reads:
     def seats(self) -> list[records.Seat]:
         """Who decides for each tenant."""
         return [rows.seat(row) for row in self._rows(_SEATS)]
+
+    def signing_keys(self) -> list[str]:
+        """The public chain: the root's verifier key, and the certificates of the later ones."""
+        return [text for (text,) in self._rows(_SIGNING_KEYS)]
 
     def has_api_keys(self) -> bool:
         """Whether there is any key at all, revoked ones counted."""
@@ -163,6 +168,22 @@ class TenantReads:
         before = _VERSION_MAX if before_version is None else before_version
         found = self._rows(queries.VERSIONS, name=name, before_version=before, limit=limit)
         return [rows.workflow(row) for row in found]
+
+    def constitution(self, version: int = 0) -> records.ConstitutionVersion | None:
+        """A version of the tenant's constitution, the newest for 0."""
+        if not version:
+            newest = self.constitutions(None, 1)
+            return newest[0] if newest else None
+        found = self._rows(queries.CONSTITUTION_ONE, version=version)
+        return rows.constitution(found[0]) if found else None
+
+    def constitutions(
+        self, before_version: int | None, limit: int
+    ) -> list[records.ConstitutionVersion]:
+        """The versions of the tenant's constitution, the newest first, from below a version on."""
+        before = _VERSION_MAX if before_version is None else before_version
+        found = self._rows(queries.CONSTITUTIONS, before_version=before, limit=limit)
+        return [rows.constitution(row) for row in found]
 
     def run(self, run_id: str) -> records.Run | None:
         """A run with its input."""

@@ -15,6 +15,8 @@ from tenure_server.core.lifecycle import EventKind, Failure, RunState, TaskState
 from tenure_server.core.records import (
     Answer,
     ApiKey,
+    Checkpoint,
+    ConstitutionVersion,
     Event,
     Role,
     Run,
@@ -158,6 +160,41 @@ def workflow_row(value: Workflow) -> dict[str, Any]:
         "create_us": value.create_us,
         "created_by": value.created_by,
         "canonical": value.canonical,
+    }
+
+
+CONSTITUTION = _columns(
+    tables.Constitution,
+    "tenant_id",
+    "version",
+    "digest",
+    "canonical",
+    "create_us",
+    "created_by",
+)
+
+
+def constitution(row: Row) -> ConstitutionVersion:
+    """A version from the columns `CONSTITUTION`."""
+    return ConstitutionVersion(
+        tenant_id=row[0],
+        version=row[1],
+        digest=row[2],
+        canonical=bytes(row[3]),
+        create_us=row[4],
+        created_by=row[5],
+    )
+
+
+def constitution_row(value: ConstitutionVersion) -> dict[str, Any]:
+    """A version as a row."""
+    return {
+        "tenant_id": value.tenant_id,
+        "version": value.version,
+        "digest": value.digest,
+        "canonical": value.canonical,
+        "create_us": value.create_us,
+        "created_by": value.created_by,
     }
 
 
@@ -308,3 +345,21 @@ def answer(row: Row) -> Answer:
 def payload(data: bytes | None, content_type: str | None) -> Payload | None:
     """A payload from its two columns, or None where there is none."""
     return None if data is None else Payload(data, content_type or "")
+
+
+CHECKPOINT = _columns(tables.EvidenceCheckpoint, "tenant_id", "size", "note", "create_us")
+
+
+def checkpoint(row: Row) -> Checkpoint:
+    """A checkpoint from the columns `CHECKPOINT`."""
+    return Checkpoint(tenant_id=row[0], size=row[1], note=row[2], create_us=row[3])
+
+
+def checkpoint_row(value: Checkpoint) -> dict[str, Any]:
+    """A checkpoint as a row."""
+    return {
+        "tenant_id": value.tenant_id,
+        "size": value.size,
+        "note": value.note,
+        "create_us": value.create_us,
+    }

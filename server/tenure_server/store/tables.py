@@ -216,7 +216,7 @@ class EvidenceEntry(Table):
     #: 0 allowed, 1 warned of, 2 denied by an article, 3 refused otherwise.
     standing = IntegerField()
     entry = BlobField()
-    #: The items as a JSON array. Null: none.
+    #: The items as a JSON array, as `items.packed` gives it. Null: none.
     items = BlobField(null=True)
     #: What the articles were asked about, JSON. Not part of the log; may be pruned.
     facts = BlobField(null=True)

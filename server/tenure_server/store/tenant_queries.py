@@ -16,6 +16,7 @@ _RUN = tables.WorkflowRun
 _TASK = tables.WorkflowTask
 _EVENT = tables.WorkflowExecutionLog
 _REQUEST = tables.Request
+_CONSTITUTION = tables.Constitution
 
 _slot = statements.slot
 _TENANT = _slot("tenant_id")
@@ -58,6 +59,17 @@ VERSIONS = (
     .where(_WORKFLOW.name == _slot("name"), _WORKFLOW.version < _slot("before_version"))
     .order_by(_WORKFLOW.version.desc())
     .limit(_LIMIT)
+)
+
+# --- constitutions
+CONSTITUTIONS = (
+    _of_tenant(_CONSTITUTION, rows.CONSTITUTION)
+    .where(_CONSTITUTION.version < _slot("before_version"))
+    .order_by(_CONSTITUTION.version.desc())
+    .limit(_LIMIT)
+)
+CONSTITUTION_ONE = _of_tenant(_CONSTITUTION, rows.CONSTITUTION).where(
+    _CONSTITUTION.version == _slot("version")
 )
 
 # --- runs

@@ -60,11 +60,15 @@ class Writer:
         with self._appending(), self.transaction():
             self._backend.journal.check_seats(tenants, self._holder)
             clock_us = self._backend.clock_us
-            result = work(Acts(self._database, self._holder, self._address, clock_us))
+            acts = Acts(self._database, self._holder, self._address, clock_us)
+            result = work(acts)
             pages = self._ledger.pages_of(drafts, tenants)
             if drafts:
                 self._backend.journal.write_pages(pages)
         self._ledger.keep(pages)
+        if acts.erased:
+            # Whoever comes by such a name again begins a log of its own.
+            self._ledger.forget()
         return result
 
     @contextlib.contextmanager

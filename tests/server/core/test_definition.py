@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.server.core.world import flow, task
 
+from tenure_constitution.dimensions import NAMES
 from tenure_server.core import definition, errors
 from tenure_server.core.definition import (
     NO_RETRY,
@@ -31,6 +32,7 @@ SCALARS = (
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+STATEMENT = TEXT.filter(str.strip)
 JSON = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
@@ -75,6 +77,7 @@ def definitions(draw: st.DrawFn) -> WorkflowDefinition:
         description=draw(TEXT),
         max_leases=draw(st.integers(0, 1 << 31)),
         labels=draw(st.dictionaries(TEXT, TEXT, max_size=3)),
+        dimensions=draw(st.dictionaries(st.sampled_from(NAMES), STATEMENT, max_size=3)),
     )
 
 
@@ -85,6 +88,7 @@ def test_a_definition_is_read_back_from_its_canonical_form(one: WorkflowDefiniti
     assert again.canonical() == one.canonical()
     assert again.digest() == one.digest()
     assert (again.name, again.description, again.labels) == (one.name, one.description, one.labels)
+    assert again.dimensions == one.dimensions
     for before, after in zip(one.tasks, again.tasks, strict=True):
         assert _content(after) == _content(before)
 
@@ -137,6 +141,8 @@ DIFFERENT = [
     flow(task("b"), task("a")),
     WorkflowDefinition(name="flow", tasks=(task("a"),), description="x"),
     WorkflowDefinition(name="flow", tasks=(task("a"),), labels={"x": "y"}),
+    WorkflowDefinition(name="flow", tasks=(task("a"),), dimensions={"risk": "low"}),
+    WorkflowDefinition(name="flow", tasks=(task("a"),), dimensions={"scope": "low"}),
 ]
 
 
@@ -174,6 +180,11 @@ def retry(name: str, **options: Any) -> Any:
     return bad(f"retry.{name}", retry=RetryPolicy(**options))
 
 
+def declaring(name: str, statement: str) -> WorkflowDefinition:
+    """A definition that says one thing of itself."""
+    return WorkflowDefinition(name="flow", tasks=(task("a"),), dimensions={name: statement})
+
+
 BAD = [
     pytest.param(flow(task("a"), name=""), "definition.name", id="no name"),
     pytest.param(flow(task("a"), name="a b"), "definition.name", id="white space in name"),
@@ -181,6 +192,11 @@ BAD = [
     pytest.param(flow(task("a"), name="a\n"), "definition.name", id="line end in name"),
     pytest.param(flow(task("a"), max_leases=-1), "definition.max_leases", id="negative limit"),
     pytest.param(flow(), "definition.tasks", id="no tasks"),
+    pytest.param(declaring("rsik", "low"), "definition.dimensions['rsik']", id="no dimension"),
+    pytest.param(declaring("risk", " "), "definition.dimensions['risk']", id="blank statement"),
+    pytest.param(
+        declaring("risk", "x" * 1001), "definition.dimensions['risk']", id="long statement"
+    ),
     bad("key", key=""),
     bad("key", key="a b"),
     bad("key", key="a\x00"),

@@ -20,7 +20,8 @@ from hypothesis.stateful import (
 from tests.server.core.reference import Reference, Run, Task
 from tests.server.core.world import ACCEPT_US, LEASE_US, SECOND, World, flow, json_payload, portrait
 
-from tenure_server.core import lifecycle, view
+from tenure_evidence import canonical
+from tenure_server.core import journal, lifecycle, view
 from tenure_server.core.definition import Payload, RetryPolicy, WorkflowTask
 from tenure_server.core.leases import STOPPED, Lease, Success
 from tenure_server.core.lifecycle import (
@@ -77,6 +78,33 @@ def nodes_of(drawn: list[dict[str, Any]]) -> list[WorkflowTask]:
         )
         for number, one in enumerate(drawn)
     ]
+
+
+#: Events after which a task may have a result of its own.
+REPORTED = (EventKind.TASK_SUCCEEDED, EventKind.TASK_FAILED, EventKind.TASK_RETRYING)
+
+
+def check_items(changes: journal.Changes) -> None:
+    """Wants an item beside each event that says the same, with the digest of each result."""
+    tasks = [dict(zip(journal.TASK_COLUMNS, row, strict=True)) for row in changes.tasks]
+    results = {(task["run_id"], task["task_key"]): task["result_hash"] for task in tasks}
+    for row, raw in zip(changes.events, changes.items, strict=True):
+        event = dict(zip(journal.EVENT_COLUMNS[:-1], row, strict=True))
+        item = canonical.read(raw)
+        kind = EventKind(event["kind"])
+        assert item["run"] == event["run_id"]
+        assert (item["seq"], item["at"]) == (event["sequence"], event["at_us"])
+        assert item["kind"] == kind.name.lower().replace("_", ".", 1)
+        for word, column in (("task", "task_key"), ("agent", "agent"), ("code", "code")):
+            assert item.get(word, "") == event[column]
+        for word in ("attempt", "term"):
+            assert item.get(word, 0) == event[word]
+        assert ("result" in item) <= (kind in REPORTED)
+        if kind in (EventKind.TASK_SUCCEEDED, EventKind.TASK_FAILED):
+            # The task has ended: its row has the result that counted, if one did.
+            digest = results[event["run_id"], event["task_key"]]
+            assert item.get("result") == (f"sha256:{digest.hex()}" if digest else None)
+            assert digest or kind is EventKind.TASK_FAILED, "a success without a result"
 
 
 class DeskMachine(RuleBasedStateMachine):
@@ -315,6 +343,7 @@ class DeskMachine(RuleBasedStateMachine):
     def the_tables_say_what_memory_says(self) -> None:
         """After each commit, whose rows are asserted to follow from those before."""
         changes = self.world.commit()
+        check_items(changes)
         for row in changes.tasks:
             key, term = (row[1], row[2]), row[6]
             assert self.terms.get(key, 0) <= term

@@ -45,7 +45,7 @@ def whole_act(**changes: Any) -> Act:
         "subject": {"workflow": "etl", "version": "3"},
         "definition": DIGEST,
         "refusal": "ACT_DENIED",
-        "objections": [Says()],
+        "objections": [("acme", Says())],
     }
     return Act(**{**values, **changes})
 
@@ -110,7 +110,10 @@ words = some.text(some.characters(exclude_categories=["Cs"]), max_size=20)
         correlation_id=words,
         subject=some.dictionaries(some.sampled_from(["run", "workflow", "task"]), words),
         begin_us=some.integers(0, 2 * NOW),
-        objections=some.lists(some.builds(Says, article=words), max_size=2),
+        objections=some.lists(
+            some.tuples(some.sampled_from(["", "acme", "other"]), some.builds(Says, article=words)),
+            max_size=2,
+        ),
     )
 )
 def test_whatever_an_act_is_called_its_entry_has_one_spelling(act: Act) -> None:
@@ -132,32 +135,51 @@ def test_whatever_an_act_is_called_its_entry_has_one_spelling(act: Act) -> None:
 )
 def test_the_verdict_is_that_of_the_strictest_article(objections: list[Says], verdict: str) -> None:
     act = Act(kind="run.start")
-    act.object(objections)
-    assert act.verdict == verdict
+    act.object("acme", objections)
+    assert act.verdict_in("acme") == verdict
+
+
+def test_a_tenant_learns_nothing_of_what_anothers_articles_say() -> None:
+    """What the platform says, asked for no tenant, stands with everybody."""
+    act = Act(kind="lease.work")
+    act.object("acme", [Says(denies=False)])
+    act.object("", [Says("platform", denies=False)])
+    act.object("other", [Says("secret")])
+    ours = entry(act)
+    assert ours["verdict"] == "warn"
+    assert [one["id"] for one in ours["articles"]] == ["no-work-on-sundays", "platform"]
+    theirs = entry(act, tenant_id="other")
+    assert theirs["verdict"] == "deny"
+    assert [one["id"] for one in theirs["articles"]] == ["platform", "secret"]
 
 
 def test_an_article_objects_once_to_an_act() -> None:
     """However many runs of a batch it objects to."""
     act = Act(kind="run.start")
-    act.object([Says(), Says(message="again")])
-    act.object([Says(), Says("other")])
-    assert [one.article for one in act.objections] == ["no-work-on-sundays", "other"]
+    act.object("acme", [Says(), Says(message="again")])
+    act.object("acme", [Says(), Says("other")])
+    found = act.objections_in("acme")
+    assert [one.article for one in found] == ["no-work-on-sundays", "other"]
 
 
 def test_a_refusal_is_no_verdict_of_the_constitution() -> None:
     """What the gates refuse by themselves breaks no article."""
-    assert Act(kind="run.read", refusal="NOT_FOUND").verdict == "allow"
+    assert Act(kind="run.read", refusal="NOT_FOUND").verdict_in("acme") == "allow"
 
 
 def test_another_act_of_the_same_call_keeps_the_caller_and_nothing_else() -> None:
-    act = whole_act(taken=True)
+    """But what stands against the present message, where it is that message's own act."""
+    act = whole_act(taken=True, facts={"n": 1})
     again = act.again("lease.settle")
     assert (again.kind, again.principal, again.roles) == ("lease.settle", "key-1", act.roles)
     assert (again.method, again.correlation_id) == (act.method, "tie-1")
     assert (again.request, again.begin_us) == (DIGEST, act.begin_us)
     assert (again.subject, again.definition, again.refusal) == ({}, "", "")
     assert (again.objections, again.facts, again.taken) == ([], None, False)
-    assert act.again().kind == "run.start"
+    own = act.again(objected=True)
+    assert own.kind == "run.start"
+    act.object("acme", [Says("later")])
+    assert (own.objections, own.facts) == ([("acme", Says())], {"n": 1})
 
 
 def _happen(journal: Journal, *tenant_ids: str) -> None:
@@ -188,11 +210,11 @@ def test_an_act_that_is_closed_is_taken_and_has_the_objections_that_were_noted()
     """They are not the next act's."""
     journal = Journal()
     first, second = Act(kind="lease.settle"), Act(kind="lease.settle")
-    journal.objections.append(Says(denies=False))
+    journal.object("a", [Says(denies=False)])
     journal.act(first, 0, NOW, ["a"])
     journal.act(second, 0, NOW, ["a"])
-    assert (first.taken, first.verdict) == (True, "warn")
-    assert (second.taken, second.verdict) == (True, "allow")
+    assert (first.taken, first.verdict_in("a")) == (True, "warn")
+    assert (second.taken, second.verdict_in("a")) == (True, "allow")
 
 
 def test_a_seal_hands_everything_over_once() -> None:

@@ -158,7 +158,7 @@ class House:
 
     async def register(self, *tasks: WorkflowTask, name: str = "flow", **options: Any) -> None:
         """Registers a workflow."""
-        await self.engine.register_workflow(self.origin, flow(*tasks, name=name, **options), None)
+        await self.engine.workflows.register(self.origin, flow(*tasks, name=name, **options), None)
 
     async def start(self, name: str = "flow", request_id: str = "") -> str:
         """Starts a run and gives its id."""

@@ -141,7 +141,7 @@ async def test_a_tenant_whose_open_work_is_broken_keeps_no_other_from_being_serv
     house.engine._floor.fail(StoreFailed("says the test"))
     await house.serving()
     house.engine.check_seat("other")
-    with pytest.raises(errors.SeatElsewhere):
+    with pytest.raises(errors.Quarantined, match="a definition is missing"):
         house.engine.check_seat(TENANT)
 
 

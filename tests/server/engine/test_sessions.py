@@ -6,14 +6,16 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from tests import logbook
 from tests.server.core.world import ACCEPT_US, LEASE_US, json_payload, task
 from tests.server.engine.conftest import KINDS, TENANT, House, soon
 
 from tenure_server.core import errors
+from tenure_server.core.evidence import Act
 from tenure_server.core.leases import STOPPED, Lease, Success
 from tenure_server.core.lifecycle import Failure, RunState, Standing, Verdict
 from tenure_server.core.records import AgentPresence
-from tenure_server.engine.sessions import AgentSession, Renewal, Report
+from tenure_server.engine.sessions import AgentSession, Hello, Renewal, Report
 
 Words = tuple[str, str, int, bytes]
 
@@ -328,3 +330,43 @@ async def test_leases_are_renewed_without_a_stream(house: House) -> None:
     await house.pass_time(LEASE_US)
     [standing] = await house.engine.work.renew_leases(key, [TENANT], [Renewal(words_of(lease))])
     assert standing[3] is Standing.LOST
+
+
+async def test_what_a_stream_says_next_does_not_change_what_is_written_of_its_hello(
+    house: House,
+) -> None:
+    """The doorway notes each message of a stream on one and the same act."""
+    await many(house, 1)
+    act = Act(kind="lease.work", principal="key-7", request="sha256:hello")
+    hello = Hello(agent="host", instance="instance-1", kinds=KINDS, slots=1)
+    session = house.engine.work.open_session(house.keys["one"], [TENANT], hello, act)
+    act.request = "sha256:credits"
+    session.add_credits(1)
+    await leased(session, 1)
+    said = [
+        (entry["kind"], entry["request"]) for entry in logbook.read(house.store).of(TENANT)[-2:]
+    ]
+    assert said == [("lease.work", "sha256:hello"), ("lease.grant", "sha256:credits")]
+    assert act.taken
+
+
+async def test_a_frame_about_a_tenant_that_is_not_held_here_any_more_is_heard_not_at_all(
+    house: House,
+) -> None:
+    """What it says of other tenants neither: half an act could not be written down."""
+    await house.add_tenant("other")
+    run_id = await many(house, 1)
+    hello = Hello(agent="host", instance="instance-1", kinds=KINDS, slots=1)
+    session = house.engine.work.open_session(house.keys["one"], [TENANT, "other"], hello)
+    session.add_credits(1)
+    [lease] = await leased(session, 1)
+    house.engine._floor.lose_seat("other")
+    with (
+        pytest.raises(errors.SeatElsewhere),
+        session.acting("lease.settle", [TENANT, "other"]),
+    ):
+        session.settle(*words_of(lease), Success())
+    await house.engine.committed()
+    assert house.engine.serving
+    assert (await house.run(run_id)).state is RunState.RUNNING
+    logbook.read(house.store).check()

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+import yaml
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import ListValue, Value
@@ -16,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2, workflows_pb2
+from tenure_client.builder import Workflow
+from tenure_client.workflow_file import read_text
 from tenure_server.core import errors, records
 from tenure_server.core.definition import (
     DAY_US,
@@ -67,6 +70,7 @@ definitions = some.builds(
     description=words,
     max_leases=some.integers(0, 1000),
     labels=some.dictionaries(words, words, max_size=3),
+    dimensions=some.dictionaries(words, words, max_size=3),
 )
 json_values = some.recursive(
     some.none()
@@ -85,6 +89,22 @@ def test_a_definition_comes_back_as_it_went(definition: WorkflowDefinition) -> N
     message = convert.definition_message(definition)
     parsed = workflows_pb2.WorkflowDefinition.FromString(message.SerializeToString())
     assert convert.definition(parsed) == definition
+
+
+@pytest.mark.parametrize("form", ["yaml", "json", "builder"])
+def test_a_definition_has_its_digest_however_it_was_written(form: str) -> None:
+    """The statements of dimensions count, and are the same in a file and in the builder."""
+    says = {"risk": "Low.", "stakeholders": "The data team."}
+    value = {"name": "w", "dimensions": says, "tasks": [{"key": "a", "kind": "k"}]}
+    builder = Workflow("w", dimensions=says)
+    builder.task("a", kind="k")
+    message = {
+        "yaml": lambda: read_text(yaml.safe_dump(value), name="w", json=False),
+        "json": lambda: read_text(orjson.dumps(value).decode(), name="w", json=True),
+        "builder": builder.definition,
+    }[form]()
+    plain = WorkflowDefinition(name="w", tasks=(WorkflowTask(key="a", kind="k"),), dimensions=says)
+    assert convert.definition(message).digest() == plain.digest()
 
 
 def test_what_a_definition_leaves_out_has_its_defaults() -> None:

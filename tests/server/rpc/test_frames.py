@@ -13,6 +13,7 @@ from hypothesis import strategies as some
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2
 from tenure_server.core import errors, ids, records
 from tenure_server.core.definition import Payload, WorkflowDefinition, WorkflowTask
+from tenure_server.core.evidence import Act, Draft
 from tenure_server.core.graph import Graph
 from tenure_server.core.leases import STOPPED, AgentSlots, Lease, Success
 from tenure_server.core.lifecycle import Failure, RunState, Standing, Verdict
@@ -221,6 +222,7 @@ def _run(number: int, *, input_bytes: int = 0, tasks: list[WorkflowTask]) -> Liv
         create_us=0,
         start_us=None,
         end_us=None,
+        constitution_digest="sha256:c",
     )
     graph = Graph.build([(task.key, task.depends_on) for task in tasks])
     return LiveRun(record, definition, graph, order=number)
@@ -257,6 +259,7 @@ def test_a_lease_carries_everything_that_its_handler_needs() -> None:
         workflow_digest="sha256:d",
         input=payload_pb2.Payload(data=b"iii"),
         correlation_id="c",
+        constitution_digest="sha256:c",
     )
     assert batch.leases[1] == agents_pb2.Lease(
         run_id="run-1", task_key="b", term=1, token=b"t", kind="l", attempt=1
@@ -270,6 +273,76 @@ def test_a_lease_carries_everything_that_its_handler_needs() -> None:
         "y": payload_pb2.Payload(data=b"4", content_type="c/d"),
     }
     assert lease.attempt_timeout.ToMicroseconds() == 1_500_000
+
+
+def _grant(number: int, leases: list[Lease], *, key_hash: bytes = b"key1") -> Draft:
+    """An act that granted leases; before each of them something else happened."""
+    events = [100 * number + 2 * place for place in range(len(leases))]
+    draft = Draft(Act(kind="lease.grant"), "acme", 5, "", [e for n in events for e in (n, n + 1)])
+    draft.entry = b"entry %d" % number
+    draft.leaf_hashes = [b"%032d" % event for event in draft.events]
+    if key_hash:
+        draft.signature, draft.key_hash = b"s" * 64, key_hash
+    for event, lease in zip(events, leases, strict=True):
+        lease.grant, lease.event = draft, event + 1
+        lease.grant_us, lease.grant_sequence = 7_000 + event, 3 + event
+    return draft
+
+
+def test_a_lease_tells_where_its_mandate_is() -> None:
+    """However the leases of two acts are mixed, each mandate is there once."""
+    run = _run(1, tasks=[WorkflowTask(key=f"t{index}", kind="k") for index in range(4)])
+    leases = [_lease(run, index) for index in range(4)]
+    first, second = _grant(1, leases[::2]), _grant(2, leases[1::2], key_hash=b"key2")
+    batch = agents_pb2.LeaseBatch()
+    frames.fill_batch(batch, leases)
+    assert list(batch.mandates) == [
+        agents_pb2.Mandate(
+            entry=draft.entry,
+            signature=b"s" * 64,
+            key_hash=draft.key_hash,
+            leaf_hashes=b"".join(draft.leaf_hashes),
+        )
+        for draft in (first, second)
+    ]
+    found = [
+        (it.mandate, it.mandate_position, it.grant_us, it.grant_sequence) for it in batch.leases
+    ]
+    assert found == [(0, 1, 7100, 103), (1, 1, 7200, 203), (0, 3, 7102, 105), (1, 3, 7202, 205)]
+
+
+def test_without_a_signature_there_is_no_mandate() -> None:
+    """Nor for a lease that was read back from the store."""
+    run = _run(1, tasks=[WorkflowTask(key="a", kind="k"), WorkflowTask(key="b", kind="k")])
+    leases = [_lease(run, 0), _lease(run, 1)]
+    _grant(1, leases[:1], key_hash=b"")
+    batch = agents_pb2.LeaseBatch()
+    frames.fill_batch(batch, leases)
+    assert not batch.mandates
+    assert [(it.mandate, it.mandate_position) for it in batch.leases] == [(0, 0), (0, 0)]
+    assert batch.leases[0].grant_sequence == 103
+
+
+def test_each_frame_of_a_batch_has_the_mandates_that_it_needs() -> None:
+    """They are weighed too, so that no frame grows too large by them."""
+    heavy = Payload(b"x" * 900_000)
+    tasks = [WorkflowTask(key=f"t{index}", kind="k", input=heavy) for index in range(12)]
+    run = _run(1, tasks=tasks)
+    leases = [_lease(run, index) for index in range(12)]
+    drafts = [_grant(1, leases[:5]), _grant(2, leases[5:])]
+    for draft in drafts:
+        draft.leaf_hashes = [*draft.leaf_hashes, *[bytes(32)] * 16_000]
+    sent = list(frames.frames(Outbound(leases=leases)))
+    assert len(sent) > 1
+    for frame in sent:
+        assert frame.ByteSize() <= frames.FRAME_BYTES
+        used = {frame.batch.mandates[lease.mandate].entry for lease in frame.batch.leases}
+        assert len(used) == len(frame.batch.mandates)
+        for lease in frame.batch.leases:
+            mandate = frame.batch.mandates[lease.mandate]
+            place = 32 * lease.mandate_position
+            event = b"%032d" % leases[int(lease.task_key[1:])].event
+            assert mandate.leaf_hashes[place : place + 32] == event
 
 
 def test_everything_that_is_due_goes_in_one_frame() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from tenure.v1 import access_pb2, runs_pb2, tenants_pb2, workflows_pb2
+from tenure_constitution.judge import Objection
+from tenure_constitution.laws import Effect, Law, Perspective
 from tenure_evidence.canonical import digest_text
 from tenure_server.core import errors, ids, records
 from tenure_server.core.evidence import INSTALLATION, Act
@@ -49,6 +51,10 @@ class OwnDesk:
     elsewhere: str = ""
     #: What was written down, and in which logs.
     recorded: list[tuple[Act, tuple[str, ...]]] = field(default_factory=list)
+    #: The calls and messages that were judged, and for whom.
+    judged: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    #: The objection that denies every call.
+    denying: Objection | None = None
     #: Why nothing can be written down.
     unwritable: Exception | None = None
 
@@ -66,6 +72,20 @@ class OwnDesk:
     def check_seat(self, tenant_id: str) -> None:
         if tenant_id == self.elsewhere:
             raise errors.SeatElsewhere(tenant_id, "10.0.0.7:7233")
+
+    def judge_call(
+        self,
+        act: Act,
+        rpc: Mapping[str, Any],
+        tenant_ids: Sequence[str],
+        *,
+        platform_only: bool,
+        keeps_facts: bool,
+    ) -> None:
+        self.judged.append((rpc["method"], tuple(tenant_ids)))
+        if self.denying is not None:
+            act.object(tenant_ids[0], [self.denying])
+            raise errors.CallDenied([self.denying])
 
     def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
         return tenant_ids if len(tenant_ids) == 1 else (INSTALLATION,)
@@ -601,6 +621,42 @@ async def test_a_refusal_that_cannot_be_written_down_is_one_all_the_same(
     refused = await house.refused(shape, runs_pb2.GetRunRequest(run_id=FOREIGN_RUN))
     assert refused.reason == "NOT_FOUND"
     assert "decision" not in refused.facts
+
+
+@shapes
+async def test_every_message_is_judged_for_its_tenant(house: House, shape: str) -> None:
+    """Each message of a stream by itself."""
+    house.desk.add()
+    requests = [runs_pb2.GetRunRequest(run_id=RUN)] * (2 if shape.startswith("Stream") else 1)
+    await house.call(shape, *requests)
+    assert house.desk.judged == [(shape, ("acme",))] * len(requests)
+
+
+@shapes
+async def test_what_the_constitution_denies_never_reaches_its_handler(
+    house: House, shape: str
+) -> None:
+    """The caller hears the article's sentence; evidence holds the article."""
+    house.desk.add()
+    house.desk.denying = Objection(
+        article="closed-on-sundays",
+        law=Law.PRECEDENCE,
+        perspective=Perspective.RESOURCE_CONSTRAINT,
+        effect=Effect.DENY,
+        message="come back tomorrow",
+    )
+    refused = await house.refused(shape, runs_pb2.GetRunRequest(run_id=RUN))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, "CALL_DENIED")
+    assert refused.message == house.desk.denying.sentence
+    assert refused.facts == {
+        "law": "precedence",
+        "article": "closed-on-sundays",
+        "perspective": "resource_constraint",
+        "decision": "acme/0",
+    }
+    assert house.shapes.messages == []
+    [(act, logs)] = house.desk.recorded
+    assert (act.verdict_in("acme"), act.refusal, logs) == ("deny", "CALL_DENIED", ("acme",))
 
 
 async def test_a_request_that_does_not_parse_is_bad_input(house: House) -> None:

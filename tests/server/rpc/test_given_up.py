@@ -130,5 +130,5 @@ async def test_the_newest_version_is_known_though_who_registered_it_went_away(
 ) -> None:
     again = house.register(task("a"), task("b"))
     await _give_up_on(house, again)
-    newest = await house.engine.known_workflow(TENANT, "flow", 0)
+    newest = await house.engine.workflows.known(TENANT, "flow", 0)
     assert newest.record.version == 2

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 from tests import logbook
-from tests.conftest import Calls, LiveCoordinator, serving
+from tests.conftest import Calls, LiveCoordinator, serving, serving_again
 from tests.server.rpc.conftest import Refused
 
 from tenure.v1 import agents_pb2, runs_pb2, tenants_pb2, workflows_pb2
-from tenure_server import app, config
 
 
 @pytest.fixture
@@ -24,13 +21,13 @@ async def pair(
     tmp_path: Path, postgres_url: str
 ) -> AsyncIterator[tuple[LiveCoordinator, LiveCoordinator]]:
     """The holder of every seat, and one that came later; they know the same keys."""
-    async with contextlib.AsyncExitStack() as stack:
-        holder = await stack.enter_async_context(serving(postgres_url, tmp_path))
-        server = app.Coordinator(config.Config(store=postgres_url, listen="127.0.0.1:0"))
-        await server.start()
-        stack.push_async_callback(server.stop)
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address))
-        yield holder, LiveCoordinator(server, channel, dict(holder.secrets))
+    async with (
+        serving(postgres_url, tmp_path) as holder,
+        serving_again(
+            postgres_url, holder.secrets, signing_key=tmp_path / "signing-key.json"
+        ) as other,
+    ):
+        yield holder, other
 
 
 async def _started(calls: Calls) -> str:

@@ -122,9 +122,9 @@ def test_only_grants_are_signed(url: str, opening: Callable[..., Store]) -> None
     world.settle(store)
     signed: list[bytes] = []
 
-    def sign(entry: bytes) -> bytes:
+    def sign(entry: bytes) -> tuple[bytes, bytes]:
         signed.append(entry)
-        return b"signature"
+        return b"key1", b"signature"
 
     writer = Writer(store.backend, store.holder, store.address, sign)
     grant, other = draft(), draft(kind="run.read")
@@ -132,6 +132,7 @@ def test_only_grants_are_signed(url: str, opening: Callable[..., Store]) -> None
     writer.commit(world.changes(drafts=[grant, other]))
     assert signed == [grant.entry]
     assert (grant.signature, other.signature) == (b"signature", b"")
+    assert (grant.key_hash, other.key_hash) == (b"key1", b"")
 
 
 def test_a_commit_that_fails_leaves_no_entry_and_the_next_one_takes_its_number(

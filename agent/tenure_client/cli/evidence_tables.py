@@ -1,0 +1,109 @@
+"""Entries of the log for people: rows, lines, and what stands in one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from tenure.v1 import evidence_pb2
+from tenure_client.cli import output
+from tenure_evidence import canonical
+
+#: The members of an entry in the order in which people want them.
+_MEMBERS = (
+    *("log", "index", "at", "took", "kind", "method", "principal", "roles", "correlation"),
+    *("term", "subject", "verdict", "refusal", "articles", "definition", "constitution"),
+    *("request", "items"),
+)
+_ITEMS_SHOWN = 50
+_TITLES = ("INDEX#", "TIME", "KIND", "PRINCIPAL", "VERDICT", "ITEMS#", "ABOUT")
+
+
+def said_by(entry: evidence_pb2.EvidenceEntry) -> dict[str, Any]:
+    """What an entry says. One that cannot be read says its number only."""
+    try:
+        return canonical.read(entry.entry)
+    except canonical.NotCanonical:
+        return {"index": entry.index, "kind": "unreadable"}
+
+
+def item_value(item: bytes) -> dict[str, Any]:
+    """What an item says."""
+    try:
+        return canonical.read(item)
+    except canonical.NotCanonical:
+        return {"kind": "unreadable"}
+
+
+def show_entries(entries: Sequence[evidence_pb2.EvidenceEntry], *, json: bool) -> None:
+    """Writes a list of entries."""
+    if json:
+        output.document([said_by(entry) for entry in entries])
+        return
+    output.table(_TITLES, (_row(said_by(entry)) for entry in entries), empty="no entries")
+
+
+def line(entry: evidence_pb2.EvidenceEntry) -> str:
+    """An entry on one line: number, time, kind, principal, verdict, what it is about."""
+    index, at, kind, principal, verdict, items, about = _row(said_by(entry))
+    events = "" if items is None else f"{items} event{'' if items == 1 else 's'}"
+    parts = (f"{index:>6}", at, f"{kind:<16}", principal, verdict, events, about)
+    return output.clean("  ".join(str(part) for part in parts if part)).replace("\n", "\\n")
+
+
+def show_entry(value: dict[str, Any], items: Sequence[dict[str, Any]], proven: str) -> None:
+    """Writes one entry with its items."""
+    told = {**value, "at": time_text(value.get("at"))}
+    if "took" in told:
+        told["took"] = f"{told['took'] / 1000:.3f} ms"
+    told["roles"] = ", ".join(map(str, value.get("roles", ())))
+    told["subject"] = output.words(value.get("subject", {}))
+    told["articles"] = "; ".join(output.words(article) for article in value.get("articles", ()))
+    count = value.get("items", {}).get("count", 0)
+    told["items"] = f"{count}, root {value['items']['root']}" if count else ""
+    output.details([*((name, told.get(name)) for name in _MEMBERS), ("proof", proven)])
+    if items:
+        click.echo()
+        names = ("run", "seq", "kind", "task", "attempt", "agent", "code")
+        rows = ([item.get(name) for name in names] for item in items[:_ITEMS_SHOWN])
+        titles = ("RUN", "SEQ#", "EVENT", "TASK", "ATTEMPT#", "AGENT", "CODE")
+        output.table(titles, rows, empty="")
+    if len(items) > _ITEMS_SHOWN:
+        click.echo(f"and {len(items) - _ITEMS_SHOWN} more; --json shows them all")
+
+
+def time_text(at: Any) -> str:
+    """A time of the log for people, in their own time zone; `at` in microseconds."""
+    if type(at) is not int:
+        return "-"
+    moment = datetime.fromtimestamp(at // 1_000_000, UTC).astimezone()
+    return f"{moment.strftime('%Y-%m-%d %H:%M:%S')}.{at // 1000 % 1000:03d}"
+
+
+def _row(value: dict[str, Any]) -> tuple[Any, ...]:
+    items = value.get("items")
+    return (
+        value.get("index"),
+        time_text(value.get("at")),
+        value.get("kind"),
+        value.get("principal") or "-",
+        _verdict(value),
+        items.get("count") if isinstance(items, dict) else None,
+        _about(value),
+    )
+
+
+def _verdict(value: dict[str, Any]) -> str:
+    refusal = value.get("refusal")
+    return f"refused: {refusal}" if refusal else str(value.get("verdict", "-"))
+
+
+def _about(value: dict[str, Any]) -> str:
+    subject, articles = value.get("subject"), value.get("articles")
+    parts = [output.words(subject)] if isinstance(subject, dict) else []
+    if isinstance(articles, list):
+        parts += [f"article {article.get('id')}" for article in articles]
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,144 @@
+"""Compares what the tables say of a run with its evidence, event by event.
+
+The log is what was signed for; the tables are what everybody reads. Payloads that were pruned are
+no fault, for the log holds their digests only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tenure_evidence.canonical import NotCanonical, digest_text, hash_text, read
+from tenure_evidence.digests import payload_digest
+from tenure_server.core import records
+from tenure_server.core.lifecycle import RUN_ENDED, EventKind, RunState
+from tenure_server.core.runs import ITEM_KINDS
+from tenure_server.store.evidence_reads import EvidenceReads
+from tenure_server.store.reads import TenantReads
+
+_PAGE = 1000
+_ENDS = {
+    RunState.SUCCEEDED: "run.succeeded",
+    RunState.FAILED: "run.failed",
+    RunState.CANCELLED: "run.cancelled",
+}
+#: An item, and the number of its entry.
+Item = tuple[int, Mapping[str, Any]]
+
+
+def compare(
+    tables: TenantReads, evidence: EvidenceReads, run: records.Run
+) -> tuple[int | None, str] | None:
+    """What is wrong with the rows of a run, first event first: the entry concerned, and what it is.
+
+    Inside `Store.reading`. None: nothing is.
+    """
+    items = _items(evidence, run.run_id)
+    last = 0
+    for number, event in enumerate(_events(evidence, run.run_id), start=1):
+        found = items.get(number)
+        if event["sequence"] != number:
+            return _entry_of(items, number), f"run {run.run_id}: event {number} is missing"
+        if found is None:
+            return event["entry"], f"run {run.run_id}: event {number} is in no entry"
+        problem = _event_problem(event, found)
+        if problem:
+            return found[0], f"run {run.run_id}: event {number} {problem}"
+        last = number
+    if last < max(items, default=0):
+        return items[last + 1][0], f"run {run.run_id}: event {last + 1} is missing"
+    return _run_problem(run, items, last) or _task_problem(tables, run.run_id, items)
+
+
+def _items(evidence: EvidenceReads, run_id: str) -> dict[int, Item]:
+    found: dict[int, Item] = {}
+    for entry in evidence.entries_of_run(run_id, 1 << 53):
+        for raw in entry.items or ():
+            try:
+                item = read(raw)
+            except NotCanonical:
+                continue  # the audit of the log names it
+            if item.get("run") == run_id:
+                found[item["seq"]] = (entry.index, item)
+    return found
+
+
+def _events(evidence: EvidenceReads, run_id: str) -> Iterator[Mapping[str, Any]]:
+    after = 0
+    while page := evidence.events_of_run(run_id, after, _PAGE):
+        yield from page
+        after = page[-1]["sequence"]
+
+
+def _entry_of(items: Mapping[int, Item], number: int) -> int | None:
+    return items[number][0] if number in items else None
+
+
+def _event_problem(event: Mapping[str, Any], found: Item) -> str:
+    index, item = found
+    if event["entry"] != index:
+        return f"names entry {event['entry']}, but is in entry {index}"
+    kind = ITEM_KINDS[EventKind(event["kind"])] if event["kind"] in set(EventKind) else None
+    expected = {
+        "at": event["at_us"],
+        "kind": kind,
+        "task": event["task"],
+        "attempt": event["attempt"],
+        "term": event["term"],
+        "agent": event["agent"],
+        "code": event["code"],
+        "text": digest_text(event["message"].encode()) if event["message"] else "",
+    }
+    for name, value in expected.items():
+        if item.get(name, type(value)()) != value:
+            return f"says another {name} than was written down"
+    return ""
+
+
+def _run_problem(
+    run: records.Run, items: Mapping[int, Item], last: int
+) -> tuple[int | None, str] | None:
+    name = f"run {run.run_id}"
+    if not items:
+        return None, f"{name}: nothing was written down of it"
+    index, start = items[1]
+    if start.get("definition") != run.workflow_digest:
+        return index, f"{name} names another definition than it was started under"
+    if start.get("constitution", "") != run.constitution_digest:
+        return index, f"{name} names another constitution than it was started under"
+    if run.input is not None:
+        digest = hash_text(payload_digest(run.input.data, run.input.content_type))
+        if start.get("input") != digest:
+            return index, f"{name} has another input than it was started with"
+    index, end = items[last]
+    wanted = _ENDS.get(run.state)
+    if (run.state in RUN_ENDED or end.get("kind") in _ENDS.values()) and end.get("kind") != wanted:
+        return index, f"{name} is {run.state.name.lower()}, but ends with {end.get('kind')}"
+    counted = [item for _, item in items.values() if item.get("kind") == "task.succeeded"]
+    if run.succeeded != len(counted):
+        return index, f"{name} counts {run.succeeded} tasks that succeeded, not {len(counted)}"
+    return None
+
+
+def _task_problem(
+    tables: TenantReads, run_id: str, items: Mapping[int, Item]
+) -> tuple[int | None, str] | None:
+    results: dict[object, Item] = {}
+    for number in sorted(items):
+        if "result" in items[number][1]:
+            results[items[number][1].get("task")] = items[number]
+    after = -1
+    while page := tables.tasks(run_id, after, _PAGE, with_output=True):
+        for task in page:
+            index, item = results.get(task.task_key, (None, {}))
+            name = f"run {run_id}: task {task.task_key}"
+            known = item.get("term") == task.term and task.result_hash is not None
+            if known and hash_text(task.result_hash or b"") != item.get("result"):
+                return index, f"{name} has another result than was written down"
+            if task.output is not None:
+                digest = hash_text(payload_digest(task.output.data, task.output.content_type))
+                if digest != item.get("output"):
+                    return index, f"{name} has another output than was written down"
+        after = page[-1].task_index
+    return None

@@ -1,0 +1,234 @@
+"""Compliance: how a tenant, a workflow or a run kept the laws in a period, counted from its log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tenure_constitution import dimensions
+from tenure_constitution.article import Article
+from tenure_constitution.dimensions import Assessment
+from tenure_constitution.laws import Law
+from tenure_server.core import errors, laws, records
+from tenure_server.core.lifecycle import RUN_ENDED, RunState
+from tenure_server.engine.constitutions import Constitutions
+from tenure_server.engine.workflows import Workflows
+from tenure_server.store.database import Store
+from tenure_server.store.reads import TenantReads
+from tenure_server.store.verdict_reads import DENIED, REFUSED, WARNED, Scope, VerdictReads
+
+DAY_US = 86_400_000_000
+DAYS_MAX = 366
+WORKFLOWS_MAX = 1000
+REFUSALS_MAX = 100
+_PAGE = 2000
+_AGENTS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """One day, or the part of it that lies in the period."""
+
+    start_us: int
+    acts: int
+    refusals: int
+    denied: int
+    warned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowStanding:
+    """One workflow, its dimensions, and the runs of it that were started."""
+
+    record: records.Workflow
+    dimensions: Sequence[Assessment]
+    states: Counter[RunState]
+
+
+@dataclass(frozen=True, slots=True)
+class LogStanding:
+    """What the last look at a log said."""
+
+    kept: bool
+    sentence: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What was found. Times in microseconds."""
+
+    start_us: int
+    end_us: int
+    constitution_digest: str
+    log_size: int
+    log: LogStanding
+    days: list[Day] = field(default_factory=list)
+    #: How often each article objected, by its id and law, and with which effect.
+    objections: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    #: Acts of which articles of a law denied or warned, by law and effect.
+    by_law: Counter[tuple[str, str]] = field(default_factory=Counter)
+    #: The newest last: index and entry.
+    refusals: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    workflows: list[WorkflowStanding] = field(default_factory=list)
+    runs: int = 0
+    platform: Sequence[Article] = ()
+    tenant: Sequence[Article] = ()
+
+    def law_standing(self, law: Law) -> tuple[bool, str]:
+        """Whether a law was kept, and how it is enforced."""
+        if law in (Law.VERIFIABILITY, Law.INTEGRITY):
+            return self.log.kept, f"{laws.standing(law)} {self.log.sentence}"
+        return True, laws.standing(law)
+
+
+class Compliance:
+    """Makes reports, a day at a time, in readers' threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        constitutions: Constitutions,
+        workflows: Workflows,
+        read: Callable[..., Awaitable[Any]],
+    ) -> None:
+        self._store = store
+        self._constitutions = constitutions
+        self._workflows = workflows
+        self._read = read
+
+    async def report(self, tenant_id: str, scope: Scope, start_us: int, end_us: int) -> Report:
+        """Reports on a period. Raises NotFound, FieldsInvalid for one that is too long."""
+        if not start_us < end_us:
+            raise errors.FieldsInvalid([("start_time", "must be before end_time")])
+        if end_us - start_us > DAYS_MAX * DAY_US:
+            reason = f"must be at most {DAYS_MAX} days before end_time"
+            raise errors.FieldsInvalid([("start_time", reason)])
+        reads = VerdictReads(self._store, tenant_id)
+        run = await self._run(tenant_id, scope.run_id) if scope.run_id else None
+        if scope.workflow:
+            await self._workflows.known(tenant_id, scope.workflow, 0)
+        law = self._constitutions.of(tenant_id)
+        report = Report(
+            start_us=start_us,
+            end_us=end_us,
+            constitution_digest=law.digest,
+            log_size=await self._read(reads.log_size),
+            log=await self._read(log_standing, reads),
+            platform=self._constitutions.platform.articles,
+            tenant=() if law.articles is None else law.articles.articles,
+        )
+        for from_us, until_us in _days(start_us, end_us):
+            await self._count_day(reads, report, scope, from_us, until_us)
+        await self._count_runs(tenant_id, reads, report, scope, run)
+        return report
+
+    async def _run(self, tenant_id: str, run_id: str) -> records.Run:
+        run: records.Run | None = await self._read(TenantReads(self._store, tenant_id).run, run_id)
+        if run is None:
+            raise errors.NotFound("run", run_id)
+        return run
+
+    async def _count_day(
+        self, reads: VerdictReads, report: Report, scope: Scope, from_us: int, until_us: int
+    ) -> None:
+        counts: dict[int, int] = await self._read(reads.standings, scope, from_us, until_us)
+        report.days.append(
+            Day(
+                start_us=from_us // DAY_US * DAY_US,
+                acts=sum(counts.values()),
+                refusals=counts.get(DENIED, 0) + counts.get(REFUSED, 0),
+                denied=counts.get(DENIED, 0),
+                warned=counts.get(WARNED, 0),
+            )
+        )
+        after = -1
+        while any(counts.get(standing) for standing in (WARNED, DENIED, REFUSED)):
+            page = await self._read(reads.objected, scope, from_us, until_us, after, _PAGE)
+            for index, _, entry in page:
+                _count_entry(report, index, entry)
+            if len(page) < _PAGE:
+                return
+            after = page[-1][0]
+
+    async def _count_runs(
+        self,
+        tenant_id: str,
+        reads: VerdictReads,
+        report: Report,
+        scope: Scope,
+        run: records.Run | None,
+    ) -> None:
+        found: dict[str, Counter[RunState]] = {}
+        if scope.workflow:
+            found[scope.workflow] = Counter()
+        if run is not None:
+            found[run.workflow] = Counter({run.state: 1})
+        else:
+            states = await self._read(reads.run_states, scope, report.start_us, report.end_us)
+            for workflow, state, count in states:
+                found.setdefault(workflow, Counter())[state] += count
+        report.runs = sum(states.total() for states in found.values())
+        for name in sorted(found)[:WORKFLOWS_MAX]:
+            version = 0 if run is None else run.workflow_version
+            known = await self._workflows.known(tenant_id, name, version)
+            assessed = dimensions.of_workflow(known.facts)
+            if run is not None and run.state in RUN_ENDED:
+                assessed = dimensions.of_run(known.facts, await self._summary(reads, run))
+            standing = WorkflowStanding(
+                record=known.record, dimensions=assessed, states=found[name]
+            )
+            report.workflows.append(standing)
+
+    async def _summary(self, reads: VerdictReads, run: records.Run) -> dimensions.RunSummary:
+        attempts = await self._read(reads.attempts, run.run_id, _AGENTS_MAX)
+        return dimensions.RunSummary(
+            run_id=run.run_id,
+            definition_digest=run.workflow_digest,
+            state=run.state.name.lower(),
+            started_us=run.create_us,
+            ended_us=run.end_us or run.create_us,
+            tasks_succeeded=run.succeeded,
+            tasks_failed=run.failed,
+            tasks_left=run.upstream_failed + run.cancelled,
+            attempts=attempts.attempts,
+            retries=attempts.retries,
+            leases_lost=attempts.leases_lost,
+            agents=attempts.agents,
+        )
+
+
+def log_standing(reads: VerdictReads) -> LogStanding:
+    """Looks whether a tenant's log is whole as far as its ends tell. Runs in a reader's thread."""
+    size, entries, signed = reads.log_size(), reads.entry_count(), reads.checkpoint_size()
+    if entries != size:
+        return LogStanding(False, f"The log says it has {size} entries, and ends after {entries}.")
+    if signed is None:
+        return LogStanding(True, f"The log has {size} entries, and no checkpoint yet.")
+    if signed > size:
+        sentence = f"A checkpoint was signed over {signed} entries, and the log has only {size}."
+        return LogStanding(False, sentence)
+    return LogStanding(True, f"The log has {size} entries, {signed} under the newest checkpoint.")
+
+
+def _days(start_us: int, end_us: int) -> list[tuple[int, int]]:
+    """The days of a period in UTC, the first and the last as far as they lie in it."""
+    found = []
+    while start_us < end_us:
+        until_us = min((start_us // DAY_US + 1) * DAY_US, end_us)
+        found.append((start_us, until_us))
+        start_us = until_us
+    return found
+
+
+def _count_entry(report: Report, index: int, entry: dict[str, Any]) -> None:
+    objected = entry.get("articles", ())
+    for one in objected:
+        report.objections[one["id"], one["law"], one["effect"]] += 1
+    for law, effect in {(one["law"], one["effect"]) for one in objected}:
+        report.by_law[law, effect] += 1
+    if "refusal" in entry:
+        report.refusals.append((index, entry))
+        if len(report.refusals) > REFUSALS_MAX:
+            del report.refusals[0]

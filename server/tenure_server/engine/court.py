@@ -1,0 +1,199 @@
+"""The court: gathers the facts of calls, registrations and starts, and has them judged.
+
+Leases and results are judged on the desk itself, see `constitutions.TenantLaw`.
+
+What was judged is kept beside the entry of the act, so that a trial can judge it anew under
+other articles: one table a root, and in `points` where it was judged. Kept are the facts of every
+registration and start, of mutations, and of whatever an article objected to. A read that nobody
+objected to keeps none: its entry has all but how busy the tenant was. A start names its definition
+instead of repeating its facts, and a call for several tenants keeps nothing, because no tenant may
+learn of another how busy it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from tenure_constitution import facts as fact_table
+from tenure_constitution.judge import Objection, Verdict
+from tenure_constitution.laws import Effect, Law, Perspective, Point
+from tenure_server.core import errors, records
+from tenure_server.core.desk import Desk
+from tenure_server.core.evidence import Act
+from tenure_server.core.runs import facts_of
+from tenure_server.engine.constitutions import Constitutions, TenantLaw
+from tenure_server.engine.registry import KnownWorkflow
+
+Facts = dict[str, Mapping[str, Any]]
+
+log = structlog.get_logger()
+
+
+class Court:
+    """Judges for every tenant whose desk is held here, and for calls that are for none."""
+
+    def __init__(
+        self,
+        constitutions: Constitutions,
+        desks: Callable[[], Mapping[str, Desk]],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._constitutions = constitutions
+        self._desks = desks
+        self._now_us = now_us
+
+    def call(
+        self,
+        act: Act,
+        rpc: Mapping[str, Any],
+        tenant_ids: Sequence[str],
+        *,
+        platform_only: bool,
+        keeps_facts: bool,
+    ) -> None:
+        """Judges a call, or a message of a stream, for each tenant that it is for.
+
+        What objects is noted on the act. Raises CallDenied.
+        """
+        denied: Sequence[Objection] = ()
+        for tenant_id in tenant_ids or ("",):
+            law = self._constitutions.of("" if platform_only else tenant_id)
+            if not law.applies(Point.CALL):
+                continue
+            given = self._around(law.roots(Point.CALL), act.principal, act.roles, tenant_id)
+            given["rpc"] = rpc
+            verdict = law.judge(Point.CALL, given)
+            if (keeps_facts or verdict.objections) and len(tenant_ids) <= 1:
+                rest = _AROUND - given.keys()
+                given |= self._around(rest, act.principal, act.roles, tenant_id)
+                keep(act, Point.CALL, given)
+            self._note(act, tenant_id, verdict)
+            if verdict.denied and not denied:
+                denied = verdict.objections
+        if denied:
+            raise errors.CallDenied(denied)
+
+    def registration(
+        self, origin: records.Origin, act: Act, workflow: Mapping[str, Any]
+    ) -> tuple[Objection, ...]:
+        """Judges a registration by the facts of its definition, and gives what warns of it.
+
+        Raises ActDenied.
+        """
+        verdict, given = self._registration(origin, act.roles, workflow)
+        keep(act, Point.REGISTER, given)
+        self._note(act, origin.tenant_id, verdict)
+        if verdict.denied:
+            raise errors.ActDenied(verdict.objections)
+        return verdict.objections
+
+    def would_register(
+        self, origin: records.Origin, roles: tuple[str, ...], workflow: Mapping[str, Any]
+    ) -> tuple[Objection, ...]:
+        """What a registration would meet; nothing is noted."""
+        return self._registration(origin, roles, workflow)[0].objections
+
+    def starts(
+        self,
+        origin: records.Origin,
+        act: Act,
+        new: Sequence[tuple[records.Run, KnownWorkflow]],
+    ) -> list[tuple[Objection, ...]]:
+        """Judges the starts of runs, each as if those before it had begun, and gives what warns.
+
+        Raises ActDenied for the first that is denied.
+        """
+        law = self._constitutions.of(origin.tenant_id)
+        given = self._around(_AROUND, origin.api_key_id, act.roles, origin.tenant_id)
+        kept = [{"definition": known.record.digest, "run": facts_of(run)} for run, known in new]
+        keep(act, Point.START, {**given, "starts": kept})
+        warnings = []
+        if not law.applies(Point.START):
+            return [()] * len(new)
+        for facts in in_order(given, [(facts_of(run), known.facts) for run, known in new]):
+            verdict = law.judge(Point.START, facts)
+            self._note(act, origin.tenant_id, verdict)
+            if verdict.denied:
+                raise errors.ActDenied(verdict.objections)
+            warnings.append(verdict.objections)
+        return warnings
+
+    def _registration(
+        self, origin: records.Origin, roles: tuple[str, ...], workflow: Mapping[str, Any]
+    ) -> tuple[Verdict, Facts]:
+        law: TenantLaw = self._constitutions.of(origin.tenant_id)
+        given = self._around(_AROUND, origin.api_key_id, roles, origin.tenant_id)
+        given["workflow"] = workflow
+        return law.judge(Point.REGISTER, given), given
+
+    def _around(
+        self, roots: frozenset[str], principal: str, roles: tuple[str, ...], tenant_id: str
+    ) -> Facts:
+        """Who asks, for whom and when, as far as it is asked for."""
+        given: Facts = {}
+        if "principal" in roots:
+            given["principal"] = {"id": principal, "roles": roles}
+        if "tenant" in roots:
+            given["tenant"] = usage(self._desks().get(tenant_id), tenant_id)
+        if "time" in roots:
+            given["time"] = fact_table.of_time(self._now_us() / 1e6)
+        return given
+
+    @staticmethod
+    def _note(act: Act, tenant_id: str, verdict: Verdict) -> None:
+        act.object(tenant_id, verdict.objections)
+        for one in verdict.objections:
+            # A denial is told where the refusal is.
+            if not one.denies:
+                log.info("the constitution warns", detail=one.sentence, tenant=tenant_id)
+
+
+_AROUND = frozenset({"principal", "tenant", "time"})
+
+
+def usage(desk: Desk | None, tenant_id: str) -> dict[str, Any]:
+    """What articles may look at under ``tenant``."""
+    return {
+        "id": tenant_id,
+        "open_runs": 0 if desk is None else len(desk.runs),
+        "open_tasks": 0 if desk is None else desk.open_tasks,
+        "live_leases": 0 if desk is None else len(desk.leases),
+        "max_leases": 0 if desk is None else desk.tenant.max_leases,
+    }
+
+
+def in_order(
+    given: Facts, starts: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> Iterator[Facts]:
+    """The facts of runs (run, workflow) started together: each finds those before it open."""
+    tenant = dict(given["tenant"])
+    for run, workflow in starts:
+        yield {**given, "tenant": dict(tenant), "run": run, "workflow": workflow}
+        tenant["open_runs"] += 1
+        tenant["open_tasks"] += workflow["task_count"]
+
+
+def keep(act: Act, point: Point, given: Mapping[str, Any]) -> None:
+    """Keeps on an act what it was judged by at a point."""
+    points = act.facts["points"] if act.facts else []
+    act.keep(**given, points=[*points, point.word])
+
+
+def as_words(one: Objection) -> dict[str, str]:
+    """An objection as an answer keeps it."""
+    return {**one.members(), "message": one.message, "problem": one.problem}
+
+
+def from_words(words: Mapping[str, str]) -> Objection:
+    """The objection again."""
+    return Objection(
+        article=words["id"],
+        law=Law[words["law"].upper()],
+        perspective=Perspective[words["perspective"].upper()],
+        effect=Effect[words["effect"].upper()],
+        message=words["message"],
+        problem=words["problem"],
+    )

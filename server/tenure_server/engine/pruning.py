@@ -1,0 +1,115 @@
+"""Forgets what is not to be kept for ever: payloads of runs that ended long ago, then the runs.
+
+In bounded pieces, each in a transaction under the tenant's seat and with an entry in its log. The
+log itself stays, so every proof that was ever given stays good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from tenure_server.core.desk import Desk
+from tenure_server.core.evidence import Act
+from tenure_server.engine.settings import Settings
+from tenure_server.store.acts import Acts
+from tenure_server.store.database import Store
+from tenure_server.store.retention_reads import Old, RetentionReads
+
+#: How many pieces of one kind one tenant has in one round.
+PIECES = 20
+#: How long a tenant is left alone once nothing of a kind was left to forget.
+REST_US = 600_000_000
+
+log = structlog.get_logger()
+
+
+class Kept(Protocol):
+    """What is needed of the floor."""
+
+    desks: dict[str, Desk]
+
+    def now_us(self) -> int:
+        """The time."""
+
+    async def act(
+        self, seats: Mapping[str, int], work: Callable[[Acts], Any], act: Act | None = None
+    ) -> Any:
+        """Runs a cold-path mutation in a transaction of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """One kind of thing, how long it is kept, and what finds and forgets it."""
+
+    kind: str
+    keep_us: int
+    find: Callable[[RetentionReads, int], Old]
+    forget: Callable[[Acts, str, Old], None]
+
+
+class Pruning:
+    """Prunes the tenants whose seats are held."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._rules = [
+            _Rule(
+                "retention.facts",
+                settings.keep_payloads_us,
+                RetentionReads.old_facts,
+                lambda acts, tenant_id, old: acts.retention.prune_facts(tenant_id, old.entries),
+            ),
+            _Rule(
+                "retention.payloads",
+                settings.keep_payloads_us,
+                RetentionReads.old_payloads,
+                lambda acts, tenant_id, old: acts.retention.prune_payloads(tenant_id, old.runs),
+            ),
+            _Rule(
+                "retention.runs",
+                settings.keep_runs_us,
+                RetentionReads.old_runs,
+                lambda acts, tenant_id, old: acts.retention.prune_runs(tenant_id, old.runs),
+            ),
+        ]
+        #: When there is something to look for again, by tenant and kind.
+        self._rest_until_us: dict[tuple[str, str], int] = {}
+
+    async def round(self, floor: Kept) -> None:
+        """Forgets some of what is old. Raises StoreFailed, StoreUnavailable."""
+        for tenant_id in list(floor.desks):
+            for rule in self._rules:
+                resting_us = self._rest_until_us.get((tenant_id, rule.kind), 0)
+                if rule.keep_us and floor.now_us() >= resting_us:
+                    await self._prune(floor, tenant_id, rule)
+
+    async def _prune(self, floor: Kept, tenant_id: str, rule: _Rule) -> None:
+        before_us = floor.now_us() - rule.keep_us
+        reads = RetentionReads(self._store, tenant_id)
+        for _ in range(PIECES):
+            old = await asyncio.to_thread(self._find, rule, reads, before_us)
+            if not old:
+                self._rest_until_us[tenant_id, rule.kind] = floor.now_us() + REST_US
+                return
+            desk = floor.desks.get(tenant_id)
+            if desk is None:
+                return
+            act = Act(
+                kind=rule.kind,
+                subject={"before": str(before_us), "count": str(len(old.runs or old.entries))},
+            )
+            await floor.act({tenant_id: desk.term}, _forgetting(rule, tenant_id, old), act)
+            log.debug("forgot what was old", tenant=tenant_id, kind=rule.kind)
+
+    def _find(self, rule: _Rule, reads: RetentionReads, before_us: int) -> Old:
+        with self._store.reading():
+            return rule.find(reads, before_us)
+
+
+def _forgetting(rule: _Rule, tenant_id: str, old: Old) -> Callable[[Acts], None]:
+    return lambda acts: rule.forget(acts, tenant_id, old)

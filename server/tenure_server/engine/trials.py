@@ -1,0 +1,304 @@
+"""Trials: recorded decisions judged anew, under a candidate for the tenant's constitution.
+
+A decision's facts are those that were kept beside its entry (see `court`), or are made again from
+the entry, its items, and the tables. What cannot be made again, such as how busy the tenant was
+when it was only read from, is left out, and where an article asks for it the decision is passed
+over: to guess would show changes that are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tenure_constitution import facts as fact_table
+from tenure_constitution.article import Article, Constitution
+from tenure_constitution.facts import Labels
+from tenure_constitution.judge import Judge, Verdict
+from tenure_constitution.laws import Point, VerdictResult
+from tenure_server.core.law import DENIED
+from tenure_server.core.records import ConstitutionVersion
+from tenure_server.engine.constitutions import Constitutions
+from tenure_server.engine.court import in_order
+from tenure_server.engine.registry import KnownWorkflow
+from tenure_server.store.database import Store
+from tenure_server.store.reads import TenantReads
+from tenure_server.store.verdict_reads import Decision, VerdictReads
+
+#: Entries judged in one go, in a reader's thread.
+SLICE = 200
+DECISIONS_DEFAULT = 10_000
+DECISIONS_MAX = 100_000
+_VERSIONS_MAX = 1000
+#: The failure that the coordinator makes of a success after it was judged.
+_OUTPUT_INVALID = "OUTPUT_INVALID"
+#: Refusals of the constitution itself; whatever else refused a call came before it, or after.
+_DENIALS = ("", "CALL_DENIED", "ACT_DENIED")
+
+Facts = dict[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A decision that would come out otherwise."""
+
+    index: int
+    kind: str
+    at_us: int
+    point: Point
+    was: VerdictResult
+    would: Verdict
+    subject: str
+
+
+@dataclass(slots=True)
+class Progress:
+    """How a trial goes on."""
+
+    judged: int = 0
+    total: int = 0
+    changes: list[Change] = field(default_factory=list)
+
+
+class Trial:
+    """One trial in one tenant. `begin` and `step` are for a reader's thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        tenant_id: str,
+        constitutions: Constitutions,
+        candidate: Constitution,
+        *,
+        rpc_of: Callable[[str], Mapping[str, Any] | None],
+        decisions_max: int,
+    ) -> None:
+        """`rpc_of` gives what articles may look at of a method, None for what they never judge."""
+        self._reads = VerdictReads(store, tenant_id)
+        self._tenant_reads = TenantReads(store, tenant_id)
+        self._tenant_id = tenant_id
+        self._constitutions = constitutions
+        self._content = candidate
+        self._candidate: Judge
+        self._rpc_of = rpc_of
+        self._most = min(decisions_max or DECISIONS_DEFAULT, DECISIONS_MAX)
+        self._before = 0
+        self._articles: dict[str, Article] = {}
+        self._judges: dict[tuple[str, ...], Judge] = {}
+        self._workflows: dict[str, KnownWorkflow | None] = {}
+        self.progress = Progress()
+
+    def begin(self) -> None:
+        """Compiles the articles, and finds out how much there is to judge."""
+        self._candidate = Judge(self._constitutions.platform, self._content)
+        self._before = self._reads.entry_count()
+        self.progress.total = min(self._before, self._most)
+        known: list[Article] = [*self._constitutions.platform.articles]
+        versions: Sequence[ConstitutionVersion] = self._tenant_reads.constitutions(
+            None, _VERSIONS_MAX
+        )
+        for version in reversed(versions):
+            known += self._constitutions.articles_of(version).articles
+        self._articles = {article.id: article for article in known}
+
+    def step(self) -> bool:
+        """Judges some more decisions, and tells whether there are any left."""
+        left = self.progress.total - self.progress.judged
+        page = self._reads.decisions(self._before, min(SLICE, left)) if left > 0 else []
+        if not page:
+            return False
+        self._before = page[-1].index
+        for decision in page:
+            self.progress.changes += self._changes(decision)
+        self.progress.judged += len(page)
+        return self.progress.judged < self.progress.total
+
+    def _changes(self, decision: Decision) -> Iterator[Change]:
+        halted = False
+        for point, facts, denied, subject in self._judged(decision):
+            if halted and point is Point.START:
+                continue
+            was = VerdictResult.DENY if denied else self._was(decision, point, facts)
+            # Runs that would have been started after the one that was denied were not judged.
+            halted = halted or (point is Point.START and was is VerdictResult.DENY)
+            if _missing(self._candidate.reads(point), facts):
+                continue
+            would = self._candidate.judge(point, facts)
+            if would.result is not was:
+                yield Change(
+                    index=decision.index,
+                    kind=decision.kind,
+                    at_us=decision.at_us,
+                    point=point,
+                    was=was,
+                    would=would,
+                    subject=subject,
+                )
+
+    def _was(self, decision: Decision, point: Point, facts: Facts) -> VerdictResult:
+        """What was said of one act at a point. An entry has many; those articles that objected to
+        any of them are asked again, of each.
+        """
+        named = [item["id"] for item in decision.entry.get("articles", ())]
+        here = tuple(one for one in named if self._point_of(one) in (point, None))
+        if not here:
+            return VerdictResult.ALLOW
+        if any(one not in self._articles for one in here):
+            effects = {item["id"]: item["effect"] for item in decision.entry["articles"]}
+            denied = any(effects[one] == "deny" for one in here)
+            return VerdictResult.DENY if denied else VerdictResult.WARN
+        judge = self._judges.get(here)
+        if judge is None:
+            articles = tuple(self._articles[one] for one in here)
+            judge = self._judges[here] = Judge(Constitution(articles=articles))
+        return judge.judge(point, facts).result
+
+    def _point_of(self, article_id: str) -> Point | None:
+        article = self._articles.get(article_id)
+        return None if article is None else article.point
+
+    # -- the facts of a decision, by point
+
+    def _judged(self, decision: Decision) -> Iterator[tuple[Point, Facts, bool, str]]:
+        """Each act of an entry that was judged: where, by what, whether it is known to have been
+        denied, and what it names.
+        """
+        rpc = self._rpc_of(decision.entry.get("method", ""))
+        kept = decision.facts or {}
+        points = kept.get("points", ())
+        subject = _subject(decision)
+        if rpc is not None and Point.CALL.word in points:
+            yield Point.CALL, _frozen(kept), False, subject
+        elif rpc is not None and _is_call(decision):
+            yield Point.CALL, self._call_facts(decision, rpc), False, subject
+        if Point.REGISTER.word in points:
+            yield Point.REGISTER, _frozen(kept), False, subject
+        if Point.START.word in points:
+            for facts in self._start_facts(kept):
+                yield Point.START, facts, False, f"workflow {facts['workflow']['name']}"
+        yield from self._items(decision, kept)
+
+    def _call_facts(self, decision: Decision, rpc: Mapping[str, Any]) -> Facts:
+        roles = tuple(decision.entry.get("roles", ()))
+        return {
+            "principal": {"id": decision.principal, "roles": roles},
+            "rpc": rpc,
+            "tenant": {"id": self._tenant_id},
+            "time": fact_table.of_time(decision.at_us / 1e6),
+        }
+
+    def _start_facts(self, kept: Mapping[str, Any]) -> Iterator[Facts]:
+        starts = []
+        for start in kept["starts"]:
+            known = self._workflow(start["definition"])
+            if known is None:
+                return
+            starts.append((fact_table.frozen({"run": start["run"]})["run"], known.facts))
+        yield from in_order(_frozen(kept), starts)
+
+    def _items(
+        self, decision: Decision, kept: Mapping[str, Any]
+    ) -> Iterator[tuple[Point, Facts, bool, str]]:
+        found = [(item, point) for item in decision.items if (point := _point(item)) is not None]
+        if not found:
+            return
+        agent = fact_table.frozen({"agent": kept.get("agent", {})}).get("agent")
+        runs = self._reads.runs(sorted({item["run"] for item, _ in found}))
+        for item, point in found:
+            run = runs.get(item["run"])
+            known = None if run is None else self._workflow(run.workflow_digest)
+            if run is None or known is None:
+                continue
+            facts: Facts = {
+                "workflow": known.facts,
+                "run": {
+                    "id": run.run_id,
+                    "priority": run.priority,
+                    "labels": Labels(run.labels),
+                    "input_bytes": run.input_bytes,
+                },
+                "task": _task_facts(known, item),
+                "agent": agent or {"name": item.get("agent", ""), "labels": fact_table.NO_LABELS},
+            }
+            if point is Point.LEASE:
+                facts["time"] = fact_table.of_time(item["at"] / 1e6)
+            else:
+                facts["result"] = self._result_facts(known, item, decision.entry["verdict"])
+            denied = item.get("code") == DENIED and decision.entry["verdict"] == "deny"
+            yield point, facts, denied, f"task {item['task']} of run {item['run']}"
+
+    def _result_facts(
+        self, known: KnownWorkflow, item: Mapping[str, Any], verdict: str
+    ) -> dict[str, Any]:
+        if item["kind"] == "task.succeeded":
+            index = known.graph.index[item["task"]]
+            size = self._reads.output_bytes(item["run"], index) if "output" in item else 0
+            return {"ok": True, "code": "", "output_bytes": size or 0}
+        code = item.get("code", "")
+        if code == _OUTPUT_INVALID or (code == DENIED and verdict == "deny"):
+            # It was a success; what it put out was not kept.
+            return {"ok": True, "code": ""}
+        return {"ok": False, "code": code, "output_bytes": 0}
+
+    def _workflow(self, digest: str) -> KnownWorkflow | None:
+        if digest not in self._workflows:
+            record = self._tenant_reads.workflow_by_digest(digest)
+            self._workflows[digest] = None if record is None else KnownWorkflow.of(record)
+        return self._workflows[digest]
+
+
+def _point(item: Mapping[str, Any]) -> Point | None:
+    """Where what an item tells was judged, if it was."""
+    match item["kind"]:
+        case "task.leased":
+            return Point.LEASE
+        case "task.succeeded":
+            return Point.SETTLE
+        case "task.failed" | "task.retrying" if "result" in item:
+            return None if item.get("code") == "TIMED_OUT" else Point.SETTLE
+        case "task.failed" | "task.retrying" if item.get("code") == DENIED:
+            return Point.LEASE
+        case _:
+            return None
+
+
+def _is_call(decision: Decision) -> bool:
+    """Whether an entry stands for a call or a message, not for what the coordinator did by itself
+    for one who is on the line.
+    """
+    entry = decision.entry
+    if entry.get("refusal", "") not in _DENIALS:
+        return False
+    return not (decision.kind == "lease.grant" and entry["method"].endswith("/Work"))
+
+
+def _task_facts(known: KnownWorkflow, item: Mapping[str, Any]) -> dict[str, Any]:
+    task = known.definition.tasks[known.graph.index[item["task"]]]
+    return {
+        "key": task.key,
+        "kind": task.kind,
+        "attempt": item["attempt"],
+        "priority": task.priority,
+        "has_timeout": task.attempt_timeout_us is not None,
+    }
+
+
+def _frozen(kept: Mapping[str, Any]) -> Facts:
+    roots = {root: kept[root] for root in fact_table.ROOTS if root in kept}
+    return dict(fact_table.frozen(roots))
+
+
+def _missing(reads: frozenset[str], facts: Facts) -> bool:
+    for path in reads:
+        root, name = path.split(".")
+        if name not in facts.get(root, {}):
+            return True
+    return False
+
+
+def _subject(decision: Decision) -> str:
+    named = decision.entry.get("subject", {})
+    if "workflow" in named:
+        return f"workflow {named['workflow']}"
+    return str(decision.entry.get("method", "")).rpartition("/")[2]
