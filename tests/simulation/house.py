@@ -144,7 +144,7 @@ class House:
             await self._act(lambda acts, tenant=tenant: acts.create_tenant(tenant))  # type: ignore[misc]
             await self.engine.after_tenant_change(tenant_id)
             for definition in workflows():
-                await self.engine.register_workflow(origin(tenant_id), definition, None)
+                await self.engine.workflows.register(origin(tenant_id), definition, None)
         for name in KEYS:
             key = records.ApiKey(
                 api_key_id=ids.new_id("alpha", START_US, name.encode() * 3),

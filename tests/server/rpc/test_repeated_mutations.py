@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from tests.chaos.stored import querying
-from tests.conftest import LiveCoordinator, serving
+from tests.conftest import LiveCoordinator, serving, serving_again
 from tests.server.rpc.test_matrix import CALLERS, METHODS, RULES, Names, _names, _request
 
-from tenure.v1 import runs_pb2
-from tenure_server import app, config
+from tenure.v1 import runs_pb2, tenants_pb2
 from tenure_server.store import sqlite
 from tenure_server.store.errors import StoreFailed
 from tenure_server.store.writer import Writer
@@ -74,18 +73,15 @@ class House:
 
     async def open(self) -> None:
         """Starts it; the callers of its first life stay."""
-        opening = self._again() if self.secrets else serving(self.store, self.folder)
+        key = None if self.store.startswith("sqlite:") else self.folder / "signing-key.json"
+        opening = (
+            serving_again(self.store, self.secrets, signing_key=key)
+            if self.secrets
+            else serving(self.store, self.folder)
+        )
         self.live = await self.stack.enter_async_context(opening)
         self.secrets = self.live.secrets
         self.trap = Trap(self.live.server.store.writer())
-
-    @asynccontextmanager
-    async def _again(self) -> AsyncIterator[LiveCoordinator]:
-        server = app.Coordinator(config.Config(store=self.store, listen="127.0.0.1:0"))
-        await server.start()
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            yield LiveCoordinator(server, channel, self.secrets)
-        await server.stop()
 
     async def restart(self) -> None:
         """Throws all memory away."""
@@ -151,6 +147,10 @@ async def mutation(house: House, method: str) -> Any:
         part.request_id = f"part-{number}"
     if method.endswith("/CreateTenant"):
         request.tenant_id = f"gamma-{number}"
+    if method.endswith("/DeleteTenant"):
+        request.tenant_id = f"gone-{number}"
+        made = tenants_pb2.CreateTenantRequest(tenant_id=request.tenant_id)
+        await house.live.calls("operator").tenants.CreateTenant(made)
     if method.endswith("/RegisterWorkflow"):
         request.definition.name = f"flow-{number}"
     if method.endswith("/CancelRun"):
