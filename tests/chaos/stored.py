@@ -15,6 +15,7 @@ from tests.chaos.history import Entry, Flow, Happening, Record, StoredEvent, Sto
 from tenure_evidence import audit, keys
 from tenure_evidence.canonical import canonical
 from tenure_server.core.lifecycle import EventKind, RunState
+from tenure_server.store.items import unpacked
 from tenure_server.store.sqlite import path_of
 
 Query = Callable[[str], Iterable[tuple[Any, ...]]]
@@ -115,7 +116,7 @@ def _logs(query: Query, tenants: Iterable[str]) -> tuple[dict[str, list[Entry]],
         "SELECT tenant_id, entry_index, kind, entry, items FROM evidence_entries"
         " ORDER BY tenant_id, entry_index"
     ):
-        told = [] if items is None else json.loads(bytes(items))
+        told = [] if items is None else json.loads(unpacked(bytes(items)))
         stored[tenant].append(
             audit.LogEntry(
                 index=index,

@@ -40,6 +40,8 @@ class Network:
     #: In peace nothing is lost and nothing comes twice.
     wild: bool = True
     stopping: bool = False
+    #: Begins to follow a run.
+    watch: Callable[[str, str], None] = lambda tenant, run_id: None
     _names: Iterator[int] = field(default_factory=itertools.count)
 
     def name(self, what: str) -> str:
@@ -125,6 +127,8 @@ async def client(network: Network, tenant: str, number: int) -> None:
             continue
         count += 1
         run_id = await _start(network, tenant, name, f"{name}-{count}")
+        if run_id and network.chance.random() < 0.3:
+            network.watch(tenant, run_id)
         await asyncio.sleep(network.chance.uniform(0, 10))
         if run_id and network.chance.random() < 0.2:
             await _cancel(network, tenant, name, run_id)

@@ -19,6 +19,7 @@ from tests.simulation.house import TENANTS, House, simulated
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.mirror import mirroring
 from tests.simulation.people import Agent, Network, agents, client
+from tests.simulation.watching import watch
 
 #: The longest of the simulated time in which everything must come to its end in peace.
 _PEACE_SECONDS = 1800.0
@@ -50,14 +51,21 @@ class _Story:
     done: int = 0
     wrong: list[str] = field(default_factory=list)
     history: History = field(default_factory=History)
+    watchers: list[asyncio.Task[None]] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.house = House(self.folder, self.loop, self._chance("house"), self._stepped)
         self.network = Network(self.house, self.history, self._chance("net"), self._stepped)
+        self.network.watch = self._watch
 
     def _chance(self, what: str) -> random.Random:
         return random.Random(f"{self.seed} {what}")
+
+    def _watch(self, tenant: str, run_id: str) -> None:
+        self.watchers.append(
+            self.loop.create_task(watch(self.network, tenant, run_id), name="sim-watch")
+        )
 
     def _stepped(self) -> None:
         self.done += 1
@@ -90,9 +98,12 @@ class _Story:
             self.wrong.append(f"step {self.done}: nothing happens any more")
         if not self.wrong:
             await self._come_to_an_end(tasks)
-        for task in (over, *tasks):
+        if not self.wrong:
+            await asyncio.wait([over, *self.watchers])
+            self._note_faults(self.watchers)
+        for task in (over, *tasks, *self.watchers):
             task.cancel()
-        await asyncio.gather(over, *tasks, return_exceptions=True)
+        await asyncio.gather(over, *tasks, *self.watchers, return_exceptions=True)
         if not self.wrong:
             await self.house.close()
             slots = {one.name: one.slots for one in crew}
