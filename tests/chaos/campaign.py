@@ -20,7 +20,7 @@ from tests.chaos.faults import Fault, Scene, faults_for
 from tests.chaos.history import History, Observation, Struck
 from tests.chaos.load import RETRY_SECONDS, Load
 from tests.chaos.scripted import ScriptedAgent
-from tests.chaos.site import KIND, REAL_SLOTS, TENANTS, Site
+from tests.chaos.site import KIND, REAL_SLOTS, Site
 from tests.chaos.stored import querying, record_of
 
 from tenure_server.core.lifecycle import RUN_ENDED
@@ -118,7 +118,7 @@ class _Campaign:
     async def run(self) -> Outcome:
         await self.site.open(coordinators=1 if self.database is None else 2, agents=2)
         self.began = time.monotonic()
-        self._begin()
+        await self._begin()
         scene = Scene(self.site, self.agents, self._chance("faults"), self.database, self.disk)
         await self._hurt(scene)
         await self._heal()
@@ -147,15 +147,17 @@ class _Campaign:
         await self.site.close()
         self.history.close()
 
-    def _begin(self) -> None:
-        for name, slots in _SCRIPTED.items():
+    async def _begin(self) -> None:
+        for number, (name, slots) in enumerate(_SCRIPTED.items()):
+            tenants = self.site.tenants_of(number)
+            key = await self.site.installation.secret("agent", *tenants)
             agent = ScriptedAgent(
                 name,
                 KIND,
                 slots,
-                self.site.keys["agent"],
+                key,
                 self.site.addresses,
-                tuple(TENANTS),
+                tenants,
                 self.history,
                 self._chance(name),
             )
