@@ -184,5 +184,5 @@ def _ceiling(highest: int) -> int:
 
 
 def _date(day: constitution_pb2.DayReport) -> str:
-    moment: datetime = day.day.ToDatetime(tzinfo=UTC)
+    moment: datetime = day.begin_time.ToDatetime(tzinfo=UTC)
     return moment.date().isoformat()

@@ -114,7 +114,7 @@ def _trend(found: Report) -> Markup:
     numbers = table(
         ("Day#", "Acts#", "Refused#", "Denied#", "Warned of#"),
         (
-            (_time(day.day)[:10], day.acts, day.refusals, day.denied, day.warned)
+            (_time(day.begin_time)[:10], day.acts, day.refusals, day.denied, day.warned)
             for day in found.days
             if day.acts or day.refusals or day.denied or day.warned
         ),

@@ -53,8 +53,8 @@ LAWS: dict[Law, tuple[Enforcement, ...]] = {
             "tenure_server.store.writer.Writer.commit",
         ),
         Enforcement(
-            "A run without its definition is not taken up.",
-            "tenure_server.engine.restore.read_open_runs",
+            "The database refuses a run without its definition.",
+            "tenure_server.store.tables.WorkflowRun",
         ),
     ),
     Law.REPRODUCIBILITY: (

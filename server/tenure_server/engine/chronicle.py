@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import structlog
 
 from tenure_server.core.desk import Desk
+from tenure_server.core.evidence import Draft
 from tenure_server.core.journal import Changes, Row
 from tenure_server.core.lifecycle import EventKind
 
@@ -48,7 +49,18 @@ def lines(changes: Changes, desks: Mapping[str, Desk]) -> list[Line]:
         level = LEVELS.get(row[4], logging.DEBUG if every else 0)
         if level:
             found.append((level, SENTENCES[row[4]], _fields(row, changes, desks)))
+    for draft in changes.drafts:
+        # A refused call is told of where it is refused.
+        if draft.act.objections and not draft.act.refusal:
+            found += _denials(draft)
     return found
+
+
+def _denials(draft: Draft) -> Iterator[Line]:
+    for one in draft.act.objections_in(draft.tenant_id):
+        if one.denies:
+            fields: dict[str, object] = {"tenant": draft.tenant_id, "detail": one.sentence}
+            yield logging.INFO, "the constitution denies", fields
 
 
 def tell(told: Iterable[Line]) -> None:

@@ -201,7 +201,11 @@ class Compliance:
 
 def log_standing(reads: VerdictReads) -> LogStanding:
     """Looks whether a tenant's log is whole as far as its ends tell. Runs in a reader's thread."""
-    size, entries, signed = reads.log_size(), reads.entry_count(), reads.checkpoint_size()
+    # The log may grow between these: what is asked last is asked of what was there before.
+    signed = reads.checkpoint_size()
+    size = reads.log_size()
+    newest = reads.decisions(size, 1)
+    entries = newest[0].index + 1 if newest else 0
     if entries != size:
         return LogStanding(False, f"The log says it has {size} entries, and ends after {entries}.")
     if signed is None:

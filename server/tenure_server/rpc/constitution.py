@@ -163,7 +163,7 @@ def _report_message(
         _add_workflow(response, one)
     for day in report.days:
         response.days.add(
-            day=convert.timestamp(day.start_us),
+            begin_time=convert.timestamp(day.start_us),
             acts=day.acts,
             refusals=day.refusals,
             denied=day.denied,

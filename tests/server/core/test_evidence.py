@@ -25,6 +25,7 @@ class Says:
     article: str = "no-work-on-sundays"
     denies: bool = True
     message: str = "not on a Sunday"
+    sentence: str = "article no-work-on-sundays denies: not on a Sunday"
 
     def members(self) -> dict[str, str]:
         """As an entry has it."""

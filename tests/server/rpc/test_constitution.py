@@ -21,6 +21,7 @@ from tests.server.rpc.conftest import Refused
 from tenure.v1 import agents_pb2, constitution_pb2, runs_pb2, verdict_pb2, workflows_pb2
 from tenure_constitution.laws import Law, Point, VerdictResult
 
+POINTS = {int(point): point.word for point in Point}
 DENY, WARN, ALLOW = (int(VerdictResult[word]) for word in ("DENY", "WARN", "ALLOW"))
 
 
@@ -431,7 +432,8 @@ async def test_a_restart_keeps_what_is_in_force(
     tmp_path: Path, any_url: str, refused: Refused
 ) -> None:
     """And what runs were started under; on both databases."""
-    async with serving(any_url, tmp_path) as live:
+    key = tmp_path / "signing-key.json"
+    async with serving(any_url, tmp_path, signing_key=key) as live:
         await register(live)
         run_id = (await start(live)).run_id
         before = await live.calls("viewer").constitution.GetConstitution(
@@ -439,7 +441,7 @@ async def test_a_restart_keeps_what_is_in_force(
         )
         await put(live, article("start", "run.priority > 1"))
         secrets = dict(live.secrets)
-    async with serving_again(any_url, secrets) as live:
+    async with serving_again(any_url, secrets, signing_key=key) as live:
         refusal = await refused(start(live))
         assert refusal.facts["article"] == "at-start"
         after = await live.calls("viewer").constitution.GetConstitution(
@@ -481,7 +483,7 @@ async def test_a_trial_reports_exactly_the_decisions_that_change(
         article("start", "run.priority != 3"),
         article("settle", "result.code != 'E'", effect="warn"),
     )
-    found = [(Point(one.point).word, one.was, one.would) for one in changes]
+    found = [(POINTS[one.point], one.was, one.would) for one in changes]
     assert found == [
         ("call", ALLOW, WARN),
         ("settle", ALLOW, WARN),

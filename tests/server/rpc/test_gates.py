@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from tenure.v1 import access_pb2, runs_pb2, tenants_pb2, workflows_pb2
@@ -630,6 +631,24 @@ async def test_every_message_is_judged_for_its_tenant(house: House, shape: str) 
     requests = [runs_pb2.GetRunRequest(run_id=RUN)] * (2 if shape.startswith("Stream") else 1)
     await house.call(shape, *requests)
     assert house.desk.judged == [(shape, ("acme",))] * len(requests)
+
+
+def test_every_rpc_of_the_contract_is_judged() -> None:
+    """For its tenant, for each tenant of its agent, or for none; gRPC's own services are not."""
+    desk = OwnDesk()
+    key = desk.add(tenant_ids=("acme", "beta"))
+    gate = gates.Constitution(desk)
+    for method in access.methods():
+        rule = access.all_rules()[access.full_name(method)]
+        tenant_id = "" if rule.tenantless or rule.all_tenants else "acme"
+        call = gates.Call(rule, (), key=key, tenant_ids=key.tenant_ids, tenant_id=tenant_id)
+        gate.admit(call, GetMessageClass(method.input_type)())
+        tenant_ids = key.tenant_ids if rule.all_tenants else (tenant_id,)
+        assert desk.judged.pop() == (method.name, tenant_ids)
+    for method in access.methods(access.PLATFORM):
+        rule = access.all_rules()[access.full_name(method)]
+        gate.admit(gates.Call(rule, (), key=key), GetMessageClass(method.input_type)())
+    assert desk.judged == []
 
 
 @shapes

@@ -52,6 +52,8 @@ CALLS: dict[str, list[Call]] = {
     "open_tasks": [lambda r: list(r.open_tasks())],
     "request_ids": [lambda r: r.request_ids("", 100)],
     "last_sequences": [lambda r: r.last_sequences()],
+    "constitution": [lambda r: r.constitution(), lambda r: r.constitution(2)],
+    "constitutions": [lambda r: r.constitutions(None, 100)],
 }
 
 
@@ -63,6 +65,8 @@ def answers(store: Store) -> Callable[[str, Call], Any]:
         store.writer().commit(_rows(tenant_id, RUN))
     world.register(store, OTHER, digest=f"sha256:{OTHER}")
     store.writer().commit(_rows(OTHER, FOREIGN))
+    for tenant_id, digest in ((TENANT, "sha256:1"), (OTHER, "sha256:1"), (OTHER, "sha256:2")):
+        world.constitute(store, tenant_id, digest)
     more: dict[str, Any] = {
         "tasks": [world.task_row(RUN, 1, OTHER, output=b"bolt", output_type="")],
         "events": [world.event_row(RUN, 2, OTHER, message=OTHER)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from tenure_server.core import ids, journal
+from tenure_server.core import ids, journal, records
 from tenure_server.core.lifecycle import EventKind, RunState, TaskState
 from tenure_server.core.records import ApiKey, Role, Tenant
 from tenure_server.store.database import Store
@@ -171,6 +171,16 @@ def register(
         ),
     )
     return workflow.version
+
+
+def constitute(
+    store: Store, tenant_id: str = TENANT, digest: str = DIGEST
+) -> tuple[records.ConstitutionVersion, bool]:
+    """Puts a constitution into force."""
+    return store.writer().act(
+        {tenant_id: 1},
+        lambda acts: acts.set_constitution(tenant_id, digest, b"{}", tenant_id, NOW),
+    )
 
 
 def _row(columns: tuple[str, ...], values: dict[str, Any], changes: dict[str, Any]) -> journal.Row:
