@@ -18,7 +18,7 @@ EXAMPLE := examples/log-report/workflow.yaml
 # Which commit the contract must stay compatible with: what has landed on main.
 AGAINST ?= $(shell git rev-parse --verify --quiet --abbrev-ref origin/main || echo main)
 
-.PHONY: help setup protos run examples test lint bench bench-peers dist clean
+.PHONY: help setup protos run examples test lint bench bench-peers chaos soak simulate dist clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +88,18 @@ lint: setup  ## Check style, types, import contracts and the contract's compatib
 
 bench: setup  ## Measure speed after verifying results; figures go to benchmarks/results/latest.json
 	@python -m benchmarks $(BENCH_ARGS)
+
+# SEED=... repeats a campaign that found something; without it there is a new one each time.
+CHAOS_ARGS = $(if $(SEED),--seed $(SEED)) $(if $(STORE),--store $(STORE)) $(if $(KILLS),--kills $(KILLS))
+
+chaos: setup  ## Hurt an installation for SECONDS (60) by SEED on STORE (sqlite, postgres)
+	@python -m tests.chaos --seconds $(or $(SECONDS),60) $(CHAOS_ARGS)
+
+soak: setup  ## Kill processes KILLS (10,000) times, for at most SECONDS (86,400)
+	@python -m tests.chaos --soak --seconds $(or $(SECONDS),86400) $(CHAOS_ARGS)
+
+simulate: setup  ## Run the engine in simulated time for STEPS (1,000,000) by SEED
+	@python -m tests.simulation --steps $(or $(STEPS),1000000) $(if $(SEED),--seed $(SEED))
 
 PEERS := .venv-peers
 $(PEERS)/installed: $(VENV)/installed benchmarks/peers/constraints.txt

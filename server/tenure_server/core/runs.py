@@ -15,18 +15,14 @@ from typing import Any
 import orjson
 
 from tenure_constitution.facts import Labels
-from tenure_evidence.canonical import digest_text
 from tenure_evidence.digests import given_digest, payload_digest
-from tenure_evidence.mandate import lease_item
 from tenure_server.core import records
 from tenure_server.core.definition import Payload, WorkflowDefinition
 from tenure_server.core.graph import Graph
-from tenure_server.core.items import run_item, success_item, task_item
 from tenure_server.core.journal import Journal, Row
 from tenure_server.core.lifecycle import (
     RUN_ENDED,
     TASK_ENDED,
-    EventKind,
     Failure,
     RunState,
     TaskState,
@@ -363,127 +359,6 @@ class LiveRun:
             "" if checkpoint is None else checkpoint.content_type,
         )
         journal.task(self.run_id, index, row)
-
-    def log(self, journal: Journal, kind: EventKind, now_us: int, message: str = "") -> None:
-        """Notes an event of the whole run."""
-        self.sequence = sequence = self.sequence + 1
-        journal.events.append(
-            (
-                self.tenant_id,
-                self.run_id,
-                sequence,
-                now_us,
-                int(kind),
-                "",
-                0,
-                0,
-                "",
-                "",
-                message,
-            )
-        )
-        if not journal.keeps_evidence:
-            return
-        started: dict[str, str] = {}
-        if kind is EventKind.RUN_STARTED:
-            started["definition"] = self.workflow_digest
-            started["constitution"] = self.constitution_digest
-            given = self.input_digest()
-            if given is not None:
-                started["input"] = "sha256:" + given.hex()
-        journal.items.append(run_item(self.run_id, sequence, now_us, kind, message, started))
-
-    def log_task(
-        self,
-        journal: Journal,
-        kind: EventKind,
-        now_us: int,
-        index: int,
-        facts: TaskFacts,
-        *,
-        code: str = "",
-        message: str = "",
-        result: bytes | None = None,
-        output: Payload | None = None,
-    ) -> None:
-        """Notes an event of one task; `result` is the digest of the report it follows from."""
-        self.sequence = sequence = self.sequence + 1
-        key = self.graph.keys[index]
-        journal.events.append(
-            (
-                self.tenant_id,
-                self.run_id,
-                sequence,
-                now_us,
-                int(kind),
-                key,
-                facts.attempt,
-                facts.term,
-                facts.agent,
-                code,
-                message,
-            )
-        )
-        if not journal.keeps_evidence:
-            return
-        who = key, facts.attempt, facts.term, facts.agent
-        if kind is EventKind.TASK_SUCCEEDED and result is not None and output is None:
-            item = success_item(self.run_id, sequence, now_us, *who, result)
-        else:
-            said: dict[str, str] = {}
-            if code:
-                said["code"] = code
-            if message:
-                said["text"] = digest_text(message.encode())
-            if result is not None:
-                said["result"] = "sha256:" + result.hex()
-            if output is not None:
-                said["output"] = "sha256:" + digest_of(output).hex()
-            item = task_item(self.run_id, sequence, now_us, kind, *who, said)
-        journal.items.append(item)
-
-    def log_lease(
-        self,
-        journal: Journal,
-        now_us: int,
-        index: int,
-        facts: TaskFacts,
-        upstream: Mapping[str, Payload],
-    ) -> None:
-        """Notes that a task was leased, and what its agent is given."""
-        self.sequence = sequence = self.sequence + 1
-        task = self.definition.tasks[index]
-        given = self.given_digest(index, upstream, facts) if journal.keeps_evidence else None
-        journal.events.append(
-            (
-                self.tenant_id,
-                self.run_id,
-                sequence,
-                now_us,
-                int(EventKind.TASK_LEASED),
-                task.key,
-                facts.attempt,
-                facts.term,
-                facts.agent,
-                "",
-                "",
-            )
-        )
-        if given is not None:
-            item = lease_item(
-                run=self.run_id,
-                seq=sequence,
-                at=now_us,
-                task=task.key,
-                attempt=facts.attempt,
-                term=facts.term,
-                agent=facts.agent,
-                definition=self.workflow_digest,
-                constitution=self.constitution_digest,
-                handler=task.kind,
-                given=given,
-            )
-            journal.items.append(item)
 
     @property
     def ended(self) -> bool:
