@@ -33,6 +33,7 @@ from benchmarks.scenarios import (
     start,
     tenants,
     traces,
+    verdicts,
 )
 from benchmarks.verification import WrongHistoryError
 
@@ -66,6 +67,7 @@ SCENARIOS = {
     traces.NAME: Scenario(traces.measure, 900),
     idle.NAME: Scenario(idle.measure, 180),
     evidence.NAME: Scenario(evidence.measure, 600),
+    verdicts.NAME: Scenario(verdicts.measure, 180),
 }
 
 

@@ -18,6 +18,8 @@ from benchmarks.record import Record
 from tenure.v1 import (
     agents_pb2,
     agents_pb2_grpc,
+    evidence_pb2,
+    evidence_pb2_grpc,
     payload_pb2,
     runs_pb2,
     runs_pb2_grpc,
@@ -45,6 +47,7 @@ class Load:
         self._runs: Any = runs_pb2_grpc.RunsStub(line)
         self._workflows: Any = workflows_pb2_grpc.WorkflowsStub(line)
         self._agents: Any = agents_pb2_grpc.AgentsStub(line)
+        self._evidence: Any = evidence_pb2_grpc.EvidenceStub(line)
         self._health: Any = health_pb2_grpc.HealthStub(line)
         self._metadata = metadata
 
@@ -137,6 +140,12 @@ class Load:
             raise verification.WrongHistoryError("two starts were given the same run")
         for run_id in run_ids:
             yield await self.verify(definition, run_id, **how)
+
+    async def export(self, run_id: str) -> bytes:
+        """The bundle of a run."""
+        request = evidence_pb2.ExportRunRequest(run_id=run_id)
+        pieces = self._evidence.ExportRun(request, metadata=self._metadata)
+        return b"".join([piece.chunk async for piece in pieces])
 
     async def healthy(self) -> None:
         """Waits until the coordinator says that it serves."""

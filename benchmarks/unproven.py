@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 from tenure_constitution.article import Constitution
-from tenure_server.app import Coordinator, main
+from tenure_server.app import Coordinator
+from tenure_server.cli import main
 from tenure_server.engine.settings import Settings
 
 

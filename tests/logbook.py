@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -160,6 +161,10 @@ def read_url(url: str) -> Logs:
         return _read(lambda sql: connection.execute(sql.encode()).fetchall())
 
 
+def _unpacked(items: bytes) -> bytes:
+    return items if items.startswith(b"[") else zlib.decompress(items)
+
+
 def _read(rows: Rows) -> Logs:
     logs = Logs()
     names = ("tenant_id", "entry_index", "at_us", "kind", "principal", "correlation_id", "standing")
@@ -169,7 +174,7 @@ def _read(rows: Rows) -> Logs:
             Entry(
                 bytes(raw),
                 dict(zip(names, columns, strict=True)),
-                [] if items is None else json.loads(bytes(items)),
+                [] if items is None else json.loads(_unpacked(bytes(items))),
             )
         )
     for tenant_id, level, position, value in rows(_NODES):

@@ -1,6 +1,6 @@
 """Runs the coordinator's command: `python -m tenure_server serve …`."""
 
-from tenure_server.app import main
+from tenure_server.cli import main
 
 if __name__ == "__main__":
     main()

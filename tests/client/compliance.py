@@ -104,7 +104,7 @@ def report(days: int = 30) -> constitution_pb2.GetComplianceReportResponse:
     for number in range(days):
         wave = (number * 7) % 11
         found.days.add(
-            day=stamp(BEGIN + timedelta(days=number)),
+            begin_time=stamp(BEGIN + timedelta(days=number)),
             acts=(900 + 140 * wave) if number % 7 < 5 else 120,
             refusals=wave // 2 + (number % 5 == 0) * 6,
             denied=min(wave // 3, wave // 2),

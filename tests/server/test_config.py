@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tenure_server import app
+from tenure_server import cli
 from tenure_server.config import Config, ConfigError
 
 PLAIN: dict[str, Any] = {
@@ -118,6 +118,6 @@ def test_a_key_where_a_certificate_belongs_is_found(tmp_path: Path) -> None:
 )
 def test_the_command_refuses_nonsense_with_exit_code_two(flags: list[str], words: str) -> None:
     """Nothing is opened, and the message says what is wrong."""
-    found = CliRunner().invoke(app.main, flags)
+    found = CliRunner().invoke(cli.main, flags)
     assert found.exit_code == 2
     assert words in found.output

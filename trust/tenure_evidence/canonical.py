@@ -14,7 +14,8 @@ import orjson
 #: JSON's numbers are doubles elsewhere: beyond this, two readers may see two numbers.
 NUMBER_MAX = 2**53 - 1
 
-_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHROUGH_DATETIME
+_IN_ORDER = orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHROUGH_DATETIME
+_OPTIONS = orjson.OPT_SORT_KEYS | _IN_ORDER
 
 
 class NotCanonical(ValueError):  # noqa: N818 - a finding about bytes, not an error of the program
@@ -29,6 +30,14 @@ def canonical(value: dict[str, Any]) -> bytes:
     than the writing.
     """
     return orjson.dumps(value, option=_OPTIONS)
+
+
+def canonical_in_order(value: dict[str, Any]) -> bytes:
+    """As `canonical`, for a flat object whose names are in order already: half the work.
+
+    `read` refuses what was written with names out of order.
+    """
+    return orjson.dumps(value, option=_IN_ORDER)
 
 
 def checked(value: dict[str, Any]) -> bytes:

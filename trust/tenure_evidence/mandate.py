@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tenure_evidence import keys, tree
-from tenure_evidence.canonical import NotCanonical, canonical, hash_text, read
+from tenure_evidence.canonical import NotCanonical, canonical_in_order, read
 from tenure_evidence.notes import Signer
 
 _PREFIX = b"tenure.v1/mandate\n"
@@ -57,20 +57,20 @@ def lease_item(
     the task's kind. Digests are as they are written, only `given` is raw: see
     `digests.given_digest`. Raises TypeError for numbers beyond 53 bits.
     """
-    return canonical(
+    return canonical_in_order(
         {
+            "agent": agent,
+            "at": at,
+            "attempt": attempt,
+            "constitution": constitution,
+            "definition": definition,
+            "handler": handler,
+            "input": "sha256:" + given.hex(),
+            "kind": "task.leased",
             "run": run,
             "seq": seq,
-            "at": at,
-            "kind": "task.leased",
             "task": task,
-            "attempt": attempt,
             "term": term,
-            "agent": agent,
-            "definition": definition,
-            "constitution": constitution,
-            "handler": handler,
-            "input": hash_text(given),
         }
     )
 

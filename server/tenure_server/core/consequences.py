@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tenure_server.core import lifecycle
+from tenure_server.core import history, lifecycle
 from tenure_server.core.definition import Payload, payload_problem
 from tenure_server.core.journal import Journal
 from tenure_server.core.leases import STOPPED, Draw, End, Success
@@ -68,7 +68,8 @@ class Consequences:
         facts.checkpoint = None
         run.move(index, TaskState.SUCCEEDED)
         run.write_task(journal, index, facts, end_us=now_us, output=output)
-        run.log_task(
+        history.note_task(
+            run,
             journal,
             EventKind.TASK_SUCCEEDED,
             now_us,
@@ -109,7 +110,8 @@ class Consequences:
                 run.move(index, TaskState.RETRYING)
                 run.write_task(journal, index, facts)
                 kind = EventKind.TASK_RETRYING
-                run.log_task(
+                history.note_task(
+                    run,
                     journal,
                     kind,
                     now_us,
@@ -125,7 +127,8 @@ class Consequences:
                 run.write_task(journal, index, facts, end_us=now_us)
                 message = f"{failure.message} ({reason})" if failure.message else reason
                 kind = EventKind.TASK_FAILED
-                run.log_task(
+                history.note_task(
+                    run,
                     journal,
                     kind,
                     now_us,
@@ -152,7 +155,7 @@ class Consequences:
             run.move(down, TaskState.UPSTREAM_FAILED)
             run.write_task(journal, down, facts, end_us=now_us)
             kind = EventKind.TASK_UPSTREAM_FAILED
-            run.log_task(journal, kind, now_us, down, facts, message=cause)
+            history.note_task(run, journal, kind, now_us, down, facts, message=cause)
             run.release_upstream(down)
 
     def stop(
@@ -176,7 +179,7 @@ class Consequences:
         facts.attempt -= 1
         was_ready = run.states[index] == TaskState.READY
         run.move(index, TaskState.READY)
-        run.log_task(journal, kind, now_us, index, facts, message=message)
+        history.note_task(run, journal, kind, now_us, index, facts, message=message)
         run.write_task(journal, index, facts)
         if not was_ready:
             self._ready.add(run, index, first=True)
@@ -185,7 +188,7 @@ class Consequences:
         journal = self.under()
         run.move(index, TaskState.CANCELLED)
         run.write_task(journal, index, facts, end_us=now_us)
-        run.log_task(journal, EventKind.TASK_CANCELLED, now_us, index, facts)
+        history.note_task(run, journal, EventKind.TASK_CANCELLED, now_us, index, facts)
         del run.facts[index]
         run.release_upstream(index)
         self.close_if_done(run, now_us)
@@ -199,7 +202,7 @@ class Consequences:
         run.end_us = now_us
         if run.state is RunState.SUCCEEDED:
             run.reason = ""
-        run.log(journal, EventKind[f"RUN_{run.state.name}"], now_us, run.reason)
+        history.note_run(run, journal, EventKind[f"RUN_{run.state.name}"], now_us, run.reason)
         journal.run_changed(run.run_id, run)
         del self._runs[run.run_id]
         self.open_tasks -= len(run.states)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from tenure_server.core import lifecycle, records
+from tenure_server.core import history, lifecycle, records
 from tenure_server.core.alarms import Alarm, Alarms
 from tenure_server.core.consequences import Consequences
 from tenure_server.core.definition import Payload, payload_problem
@@ -100,7 +100,7 @@ class Desk:
         self._adopt(run)
         journal = self._consequences.under()
         journal.run_started(run.run_id, run)
-        run.log(journal, EventKind.RUN_STARTED, now_us)
+        history.note_run(run, journal, EventKind.RUN_STARTED, now_us)
         missing = run.missing
         for index in range(len(missing)):
             if not missing[index]:
@@ -161,14 +161,14 @@ class Desk:
                 facts = run.facts.pop(index, None) or TaskFacts()
                 run.move(index, TaskState.CANCELLED)
                 run.write_task(journal, index, facts, end_us=now_us)
-                run.log_task(journal, EventKind.TASK_CANCELLED, now_us, index, facts)
+                history.note_task(run, journal, EventKind.TASK_CANCELLED, now_us, index, facts)
                 run.release_upstream(index)
             elif state == TaskState.LEASED:
                 lease = self.leases[run.run_id, index]
                 lease.cancelling = run.reason
                 self.cancelling.append(lease)
         if run.live_leases:
-            run.log(journal, EventKind.RUN_CANCELLING, now_us, run.reason)
+            history.note_run(run, journal, EventKind.RUN_CANCELLING, now_us, run.reason)
         self._consequences.close_if_done(run, now_us)
 
     # -- leases
@@ -234,7 +234,7 @@ class Desk:
             journal.run_changed(run.run_id, run)
             self.ready.run_started(run)
         lease.event = len(journal.events)
-        run.log_lease(journal, now_us, index, facts, upstream)
+        history.note_lease(run, journal, now_us, index, facts, upstream)
         lease.grant_us, lease.grant_sequence = now_us, run.sequence
         run.write_task(journal, index, facts)
         return lease
@@ -269,7 +269,7 @@ class Desk:
             facts.checkpoint = checkpoint
             journal = self._consequences.under()
             run.write_task(journal, lease.index, facts)
-            run.log_task(journal, EventKind.TASK_CHECKPOINTED, now_us, lease.index, facts)
+            history.note_task(run, journal, EventKind.TASK_CHECKPOINTED, now_us, lease.index, facts)
         return Standing.CANCELLING if lease.cancelling else Standing.HELD
 
     def give_back(self, lease: Lease, now_us: int, message: str = "given back") -> None:

@@ -15,9 +15,7 @@ from typing import Any
 import orjson
 
 from tenure_constitution.facts import Labels
-from tenure_evidence.canonical import canonical, digest_text
 from tenure_evidence.digests import given_digest, payload_digest
-from tenure_evidence.mandate import lease_item
 from tenure_server.core import records
 from tenure_server.core.definition import Payload, WorkflowDefinition
 from tenure_server.core.graph import Graph
@@ -25,7 +23,6 @@ from tenure_server.core.journal import Journal, Row
 from tenure_server.core.lifecycle import (
     RUN_ENDED,
     TASK_ENDED,
-    EventKind,
     Failure,
     RunState,
     TaskState,
@@ -34,8 +31,6 @@ from tenure_server.core.lifecycle import (
 _STATES = max(TaskState) + 1
 #: Of a definition about which no article asks.
 NO_FACTS: Mapping[str, Any] = MappingProxyType({})
-#: What an item of evidence calls an event: `task.lease_lost` for TASK_LEASE_LOST.
-ITEM_KINDS = {kind: kind.name.lower().replace("_", ".", 1) for kind in EventKind}
 
 
 @dataclass(slots=True)
@@ -364,138 +359,6 @@ class LiveRun:
             "" if checkpoint is None else checkpoint.content_type,
         )
         journal.task(self.run_id, index, row)
-
-    def log(self, journal: Journal, kind: EventKind, now_us: int, message: str = "") -> None:
-        """Notes an event of the whole run."""
-        self.sequence = sequence = self.sequence + 1
-        journal.events.append(
-            (
-                self.tenant_id,
-                self.run_id,
-                sequence,
-                now_us,
-                int(kind),
-                "",
-                0,
-                0,
-                "",
-                "",
-                message,
-            )
-        )
-        if not journal.keeps_evidence:
-            return
-        item: dict[str, Any] = {
-            "run": self.run_id,
-            "seq": sequence,
-            "at": now_us,
-            "kind": ITEM_KINDS[kind],
-        }
-        if message:
-            item["text"] = digest_text(message.encode())
-        if kind is EventKind.RUN_STARTED:
-            item["definition"] = self.workflow_digest
-            item["constitution"] = self.constitution_digest
-            given = self.input_digest()
-            if given is not None:
-                item["input"] = "sha256:" + given.hex()
-        journal.items.append(canonical(item))
-
-    def log_task(
-        self,
-        journal: Journal,
-        kind: EventKind,
-        now_us: int,
-        index: int,
-        facts: TaskFacts,
-        *,
-        code: str = "",
-        message: str = "",
-        result: bytes | None = None,
-        output: Payload | None = None,
-    ) -> None:
-        """Notes an event of one task; `result` is the digest of the report it follows from."""
-        self.sequence = sequence = self.sequence + 1
-        key = self.graph.keys[index]
-        journal.events.append(
-            (
-                self.tenant_id,
-                self.run_id,
-                sequence,
-                now_us,
-                int(kind),
-                key,
-                facts.attempt,
-                facts.term,
-                facts.agent,
-                code,
-                message,
-            )
-        )
-        if not journal.keeps_evidence:
-            return
-        item: dict[str, Any] = {
-            "run": self.run_id,
-            "seq": sequence,
-            "at": now_us,
-            "kind": ITEM_KINDS[kind],
-            "task": key,
-            "attempt": facts.attempt,
-            "term": facts.term,
-            "agent": facts.agent,
-        }
-        if code:
-            item["code"] = code
-        if message:
-            item["text"] = digest_text(message.encode())
-        if result is not None:
-            item["result"] = "sha256:" + result.hex()
-        if output is not None:
-            item["output"] = "sha256:" + digest_of(output).hex()
-        journal.items.append(canonical(item))
-
-    def log_lease(
-        self,
-        journal: Journal,
-        now_us: int,
-        index: int,
-        facts: TaskFacts,
-        upstream: Mapping[str, Payload],
-    ) -> None:
-        """Notes that a task was leased, and what its agent is given."""
-        self.sequence = sequence = self.sequence + 1
-        task = self.definition.tasks[index]
-        given = self.given_digest(index, upstream, facts) if journal.keeps_evidence else None
-        journal.events.append(
-            (
-                self.tenant_id,
-                self.run_id,
-                sequence,
-                now_us,
-                int(EventKind.TASK_LEASED),
-                task.key,
-                facts.attempt,
-                facts.term,
-                facts.agent,
-                "",
-                "",
-            )
-        )
-        if given is not None:
-            item = lease_item(
-                run=self.run_id,
-                seq=sequence,
-                at=now_us,
-                task=task.key,
-                attempt=facts.attempt,
-                term=facts.term,
-                agent=facts.agent,
-                definition=self.workflow_digest,
-                constitution=self.constitution_digest,
-                handler=task.kind,
-                given=given,
-            )
-            journal.items.append(item)
 
     @property
     def ended(self) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 from tenure_evidence.canonical import NotCanonical, digest_text, hash_text, read
 from tenure_evidence.digests import payload_digest
 from tenure_server.core import records
+from tenure_server.core.items import ITEM_KINDS
 from tenure_server.core.lifecycle import RUN_ENDED, EventKind, RunState
-from tenure_server.core.runs import ITEM_KINDS
 from tenure_server.store.evidence_reads import EvidenceReads
 from tenure_server.store.reads import TenantReads
 

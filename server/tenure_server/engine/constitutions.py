@@ -31,6 +31,11 @@ from tenure_server.core.runs import LiveRun, TaskFacts
 #: Gives what articles may look at of an agent, by the id of its key and its name.
 AgentFacts = Callable[[str, str], Mapping[str, Any]]
 
+#: All that articles may read of a result for one success to be judged like every other.
+_OF_ANY_SUCCESS = frozenset({"result.ok", "result.code"})
+#: How many leases that nothing stands against are remembered. All are forgotten beyond it.
+_ALLOWED_MAX = 4096
+
 log = structlog.get_logger()
 
 
@@ -61,6 +66,11 @@ class TenantLaw:
         self._lease_time = "time" in self._roots[Point.LEASE]
         self._result_task = "task" in self._roots[Point.SETTLE]
         self._result_agent = "agent" in self._roots[Point.SETTLE]
+        self._lease_remembers = not (self._lease_task or self._lease_time)
+        #: Facts that nothing stands against, by their identities, which they keep as they are kept
+        #: here. Tasks of a run come by the thousand with the very same facts.
+        self._allowed: dict[tuple[int, int, int], tuple[Mapping[str, Any], ...]] = {}
+        self._allows_success = self._allows_every_success()
 
     def as_version(self, version: records.ConstitutionVersion) -> TenantLaw:
         """The same articles, once it is known which version they are."""
@@ -84,18 +94,28 @@ class TenantLaw:
         """What stands against leasing this task to this agent."""
         if not self._on_lease:
             return ()
-        given = {"run": run.run_facts, "agent": agent.facts, "workflow": run.workflow_facts}
+        looked_at = run.run_facts, agent.facts, run.workflow_facts
+        if self._lease_remembers:
+            key = id(looked_at[0]), id(looked_at[1]), id(looked_at[2])
+            if key in self._allowed:
+                return ()
+        given = {"run": looked_at[0], "agent": looked_at[1], "workflow": looked_at[2]}
         if self._lease_task:
             given["task"] = task_facts(run, index, facts.attempt)
         if self._lease_time:
             given["time"] = fact_table.of_time(now_us / 1e6)
-        return self._judge.judge(Point.LEASE, given).objections
+        objections = self._judge.judge(Point.LEASE, given).objections
+        if self._lease_remembers and not objections:
+            if len(self._allowed) >= _ALLOWED_MAX:
+                self._allowed.clear()
+            self._allowed[key] = looked_at
+        return objections
 
     def on_result(
         self, run: LiveRun, index: int, facts: TaskFacts, end: Success | Failure, now_us: int
     ) -> Sequence[Objection]:
         """What stands against this result."""
-        if not self._on_result:
+        if not self._on_result or (self._allows_success and isinstance(end, Success)):
             return ()
         given = {
             "run": run.run_facts,
@@ -107,6 +127,13 @@ class TenantLaw:
         if self._result_agent:
             given["agent"] = self._agent_facts(facts.holder, facts.agent)
         return self._judge.judge(Point.SETTLE, given).objections
+
+    def _allows_every_success(self) -> bool:
+        """Whether nothing stands against a success, whatever task it is of."""
+        if not self._on_result or not self._judge.reads(Point.SETTLE) <= _OF_ANY_SUCCESS:
+            return False
+        given = {"result": result_facts(Success())}
+        return not self._judge.judge(Point.SETTLE, given).objections
 
 
 class Constitutions:

@@ -10,22 +10,20 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import structlog
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.protobuf.unknown_fields import UnknownFieldSet
 from protovalidate import Validator
 
 from tenure.v1 import agents_pb2
 from tenure_server.core import errors, ids, records
 from tenure_server.core.evidence import INSTALLATION, Act
-from tenure_server.rpc import access
+from tenure_server.rpc import access, fields
 from tenure_server.rpc.columns import Columns
 from tenure_server.rpc.owned import Owned, Walker
 from tenure_server.rpc.sizes import beside_the_loop
@@ -307,12 +305,12 @@ class Contract(Gate):
         if columns is not None and columns.surely_valid(message):
             return
         if violations := self._validator.collect_violations(message):
-            raise errors.FieldsInvalid([_read(item) for item in violations[:_VIOLATIONS_MAX]])
+            raise errors.FieldsInvalid([fields.read(item) for item in violations[:_VIOLATIONS_MAX]])
         # A newer client's field must not be dropped silently: it may change what the call means.
         # Streams are spared: their frames are many, and newer agents say hello to older servers.
         if call.inbound_stream:
             return
-        if found := [*_unknown_fields(message), *_unstorable(message, "")]:
+        if found := [*fields.unknown_fields(message), *fields.unstorable(message, "")]:
             raise errors.FieldsInvalid(found[:_VIOLATIONS_MAX])
 
 
@@ -397,9 +395,6 @@ class Chain:
             await beside_the_loop(gate.reads_beside_the_loop, work)
 
 
-#: Messages that the store keeps as bytes of JSON, where NUL is spelled out.
-_KEPT_AS_BYTES = frozenset({"tenure.v1.WorkflowDefinition", "google.protobuf.Value"})
-
 #: The evidence of calls that look at evidence.
 _LOOKING = frozenset({"evidence.read", "evidence.export"})
 
@@ -425,61 +420,3 @@ def _is_uuid(text: str) -> bool:
         return str(uuid.UUID(text)) == text.lower()
     except ValueError:
         return False
-
-
-def _read(violation: Any) -> tuple[str, str]:
-    """A violation of protovalidate as field path and reason."""
-    found = violation.proto
-    path = ""
-    for element in found.field.elements if found.field else ():
-        path += f".{element.field_name}" if path else element.field_name
-        subscript = element.subscript
-        if subscript is not None:
-            value = subscript.value
-            path += f"[{value!r}]" if isinstance(value, str) else f"[{value}]"
-    return path or "request", found.message or found.rule_id
-
-
-def _unknown_fields(message: Message) -> list[tuple[str, str]]:
-    known = type(message)()
-    known.CopyFrom(message)
-    known.DiscardUnknownFields()
-    if known.ByteSize() == message.ByteSize():
-        return []
-    return list(_find_unknown(message, ""))
-
-
-def _unstorable(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
-    """Text with the one character that PostgreSQL cannot keep and people never mean."""
-    for item, value in message.ListFields():
-        path = f"{prefix}.{item.name}" if prefix else item.name
-        if item.type == FieldDescriptor.TYPE_STRING:
-            texts = value if item.is_repeated else (value,)
-            if any("\0" in text for text in texts):
-                yield path, "must not contain the character NUL"
-        elif (part := item.message_type) is not None and part.full_name not in _KEPT_AS_BYTES:
-            if part.GetOptions().map_entry:
-                if any("\0" in text for pair in value.items() for text in pair):
-                    yield path, "must not contain the character NUL"
-            else:
-                for inner in value if item.is_repeated else (value,):
-                    yield from _unstorable(inner, path)
-
-
-def _find_unknown(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
-    fields: Any = UnknownFieldSet(message)
-    for unknown in fields:
-        yield prefix or "request", f"has a field that is not known here: {unknown.field_number}"
-    for item, value in message.ListFields():
-        if item.message_type is None:
-            continue
-        path = f"{prefix}.{item.name}" if prefix else item.name
-        if item.message_type.GetOptions().map_entry:
-            if item.message_type.fields_by_name["value"].message_type is not None:
-                for key, part in value.items():
-                    yield from _find_unknown(part, f"{path}[{key!r}]")
-        elif item.is_repeated:
-            for index, part in enumerate(value):
-                yield from _find_unknown(part, f"{path}[{index}]")
-        else:
-            yield from _find_unknown(value, path)

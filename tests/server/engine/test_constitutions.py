@@ -147,6 +147,35 @@ def test_an_article_at_the_result_sees_all_its_facts(
     assert [one.problem for one in found] == ([""] if objects else [])
 
 
+def test_a_lease_that_was_allowed_stands_for_no_other_run_and_no_other_agent() -> None:
+    """Also not for the same agent once it says something else of its host."""
+    law = constitutions(article(Point.LEASE, "run.labels['zone'] == agent.labels['zone']")).of(
+        TENANT
+    )
+    agent, other = AgentSlots("host", "key-1"), AgentSlots("other", "key-1")
+    agent.introduce({"zone": "eu"})
+    other.introduce({"zone": "us"})
+    here, there = live_run(zone="eu"), live_run(zone="us")
+    facts = TaskFacts(attempt=1)
+    for _ in range(2):
+        assert law.on_lease(here, 0, facts, agent, START_US) == ()
+        assert law.on_lease(there, 0, facts, other, START_US) == ()
+        assert law.on_lease(here, 0, facts, other, START_US)
+        assert law.on_lease(there, 0, facts, agent, START_US)
+    agent.introduce({"zone": "us"})
+    assert law.on_lease(here, 0, facts, agent, START_US)
+    assert law.on_lease(there, 0, facts, agent, START_US) == ()
+
+
+def test_more_leases_are_allowed_than_are_remembered() -> None:
+    law = constitutions(article(Point.LEASE, "run.labels['zone'] == 'eu'")).of(TENANT)
+    agent = AgentSlots("host", "key-1")
+    for _ in range(4100):
+        run = live_run(zone="eu")
+        assert law.on_lease(run, 0, TaskFacts(attempt=1), agent, START_US) == ()
+    assert law.on_lease(live_run(zone="us"), 0, TaskFacts(attempt=1), agent, START_US)
+
+
 def test_a_tenants_law_is_its_own_and_never_an_older_one() -> None:
     """The platform's holds for whoever has none, and beside every other."""
     all_laws = constitutions(article(Point.START, "true"))

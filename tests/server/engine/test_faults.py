@@ -10,7 +10,7 @@ from tests.server.engine.conftest import TENANT, House
 
 from tenure_server.core import errors
 from tenure_server.core.journal import Journal
-from tenure_server.engine import chronicle, floor
+from tenure_server.engine import chronicle, keeping
 from tenure_server.store.errors import StoreFailed
 
 
@@ -48,7 +48,7 @@ async def test_stopping_ends_while_the_store_is_being_waited_for(
 async def test_stopping_leaves_a_commit_behind_that_does_not_end(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floor, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(keeping, "STOP_SECONDS", 0.05)
     await house.register(task("a"))
     house.store.tricky.hold()
     starting = asyncio.create_task(house.start())

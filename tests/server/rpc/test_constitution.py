@@ -1,4 +1,4 @@
-"""The service Constitution: what is put into force, what would change, and how it was kept."""
+"""The service Constitution: what is put into force, and how it is judged at each point."""
 
 from __future__ import annotations
 
@@ -13,96 +13,20 @@ import grpc.aio
 import orjson
 import pytest
 from google.protobuf.json_format import ParseDict
-from google.protobuf.timestamp_pb2 import Timestamp
 from tests import logbook
 from tests.conftest import LiveCoordinator, serving, serving_again
 from tests.server.rpc.conftest import Refused
+from tests.server.rpc.constitutions import (
+    article,
+    put,
+    ref_of,
+    register,
+    start,
+    text,
+    work_off,
+)
 
 from tenure.v1 import agents_pb2, constitution_pb2, runs_pb2, verdict_pb2, workflows_pb2
-from tenure_constitution.laws import Law, Point, VerdictResult
-
-POINTS = {int(point): point.word for point in Point}
-DENY, WARN, ALLOW = (int(VerdictResult[word]) for word in ("DENY", "WARN", "ALLOW"))
-
-
-def article(point: str, expression: str, *, name: str = "", effect: str = "deny") -> dict[str, str]:
-    """An article in few words."""
-    return {
-        "id": name or f"at-{point}",
-        "law": "precedence",
-        "perspective": "resource_constraint",
-        "point": point,
-        "effect": effect,
-        "expression": expression,
-        "message": f"not so at {point}",
-    }
-
-
-def text(*articles: dict[str, str], description: str = "") -> str:
-    """A constitution as JSON."""
-    return orjson.dumps({"description": description, "articles": articles}).decode()
-
-
-async def put(
-    live: LiveCoordinator, *articles: dict[str, str], tenant: str = "alpha", **more: Any
-) -> constitution_pb2.SetConstitutionResponse:
-    """Puts articles into force."""
-    request = constitution_pb2.SetConstitutionRequest(text=text(*articles), **more)
-    response = await live.calls(f"{tenant}/admin").constitution.SetConstitution(request)
-    assert isinstance(response, constitution_pb2.SetConstitutionResponse)
-    return response
-
-
-async def register(
-    live: LiveCoordinator, name: str = "w", tenant: str = "alpha", **more: Any
-) -> Any:
-    """Registers a workflow of one task."""
-    content = {"name": name, "description": "Works.", "tasks": [{"key": "a", "kind": "k"}], **more}
-    definition = ParseDict(content, workflows_pb2.WorkflowDefinition())
-    return await live.calls(f"{tenant}/submitter").workflows.RegisterWorkflow(
-        workflows_pb2.RegisterWorkflowRequest(definition=definition)
-    )
-
-
-async def start(live: LiveCoordinator, tenant: str = "alpha", **more: Any) -> Any:
-    """Starts a run of it."""
-    return await live.calls(f"{tenant}/submitter").runs.StartRun(
-        runs_pb2.StartRunRequest(workflow="w", **more)
-    )
-
-
-async def work_off(live: LiveCoordinator, tenant: str = "alpha", **result: Any) -> int:
-    """Leases one task and reports on it; gives what became of the result, 0 without a lease."""
-    agents = live.calls(f"{tenant}/agent").agents
-    found = await agents.LeaseTasks(agents_pb2.LeaseTasksRequest(agent="host", kinds=["k"]))
-    if not found.batch.leases:
-        return 0
-    ref = _ref(found.batch.leases[0])
-    end = result or {"success": agents_pb2.Success()}
-    settled = await agents.SettleTasks(
-        agents_pb2.SettleTasksRequest(results=[agents_pb2.Result(lease=ref, **end)])
-    )
-    return int(settled.outcomes[0].verdict)
-
-
-def _ref(lease: agents_pb2.Lease) -> agents_pb2.LeaseRef:
-    names = ("run_id", "task_key", "term", "token")
-    return agents_pb2.LeaseRef(**{name: getattr(lease, name) for name in names})
-
-
-async def tried(
-    live: LiveCoordinator, *articles: dict[str, str], **more: Any
-) -> tuple[list[constitution_pb2.ChangedDecision], list[tuple[int, int]]]:
-    """Tries a candidate: what would change, and how it went."""
-    changes: list[constitution_pb2.ChangedDecision] = []
-    steps = []
-    call = live.calls("admin").constitution.TryConstitution(
-        constitution_pb2.TryConstitutionRequest(text=text(*articles), **more)
-    )
-    async for step in call:
-        changes += step.changes
-        steps.append((step.judged, step.total))
-    return changes, steps
 
 
 async def test_a_version_is_put_into_force_and_shown(coordinator: LiveCoordinator) -> None:
@@ -375,7 +299,7 @@ async def test_articles_of_one_tenant_never_reach_another(
     await agents.SettleTasks(
         agents_pb2.SettleTasksRequest(
             results=[
-                agents_pb2.Result(lease=_ref(one), success=agents_pb2.Success())
+                agents_pb2.Result(lease=ref_of(one), success=agents_pb2.Success())
                 for one in found.batch.leases
             ]
         )
@@ -461,112 +385,6 @@ async def test_a_restart_keeps_what_is_in_force(
             if item["run"] == run_id and "constitution" in item
         ]
         assert {item["constitution"] for item in items} == {before.digest}
-
-
-async def test_a_trial_reports_exactly_the_decisions_that_change(
-    coordinator: LiveCoordinator, refused: Refused
-) -> None:
-    """Newest first, at each point, in both directions."""
-    await put(coordinator, article("start", "run.priority < 5", name="old"))
-    await register(coordinator)
-    await register(coordinator, name="large", tasks=[{"key": n, "kind": "k"} for n in "abc"])
-    await start(coordinator, priority=1)
-    await start(coordinator, priority=3)
-    await refused(start(coordinator, priority=7))
-    await work_off(coordinator)
-    await work_off(coordinator, failure=runs_pb2.Failure(code="E", message="no"))
-    await coordinator.calls("viewer").runs.ListRuns(runs_pb2.ListRunsRequest())
-    changes, steps = await tried(
-        coordinator,
-        article("call", "rpc.method != 'ListRuns'", effect="warn"),
-        article("register", "workflow.task_count < 3"),
-        article("start", "run.priority != 3"),
-        article("settle", "result.code != 'E'", effect="warn"),
-    )
-    found = [(POINTS[one.point], one.was, one.would) for one in changes]
-    assert found == [
-        ("call", ALLOW, WARN),
-        ("settle", ALLOW, WARN),
-        ("start", DENY, ALLOW),
-        ("start", ALLOW, DENY),
-        ("register", ALLOW, DENY),
-    ]
-    assert steps[-1][0] == steps[-1][1] > 0
-    assert [one.index for one in changes] == sorted((one.index for one in changes), reverse=True)
-    assert changes[2].objections == []
-    assert [one.article for one in changes[3].objections] == ["at-start"]
-    same, _ = await tried(coordinator, article("start", "run.priority < 5", name="old"))
-    assert same == []
-    few, steps = await tried(coordinator, decisions_max=2)
-    assert (few, steps[-1]) == ([], (2, 2))
-
-
-async def test_a_trial_judges_leases_by_what_the_agent_said_of_itself(
-    coordinator: LiveCoordinator,
-) -> None:
-    """Its labels were kept with the grant."""
-    await register(coordinator)
-    await start(coordinator)
-    call = coordinator.calls("agent").agents.Work()
-    hello = agents_pb2.Hello(
-        agent="host", instance="instance-1", kinds=["k"], slots=1, labels={"zone": "eu"}
-    )
-    await call.write(agents_pb2.WorkRequest(hello=hello, credits=1))
-    while not (await call.read()).HasField("batch"):
-        pass
-    call.cancel()
-    for zone, changed in (("eu", 0), ("us", 1)):
-        expression = f"'zone' in agent.labels && agent.labels['zone'] == '{zone}'"
-        changes, _ = await tried(coordinator, article("lease", expression))
-        assert len(changes) == changed
-    assert changes[0].subject.startswith("task a of run ")
-
-
-async def test_a_report_counts_what_the_log_holds(
-    coordinator: LiveCoordinator, refused: Refused
-) -> None:
-    """By law, article, day and workflow; a run's report has the run's own dimensions."""
-    await put(coordinator, article("start", "run.priority < 5"))
-    await register(coordinator)
-    run_id = (await start(coordinator, priority=1)).run_id
-    await refused(start(coordinator, priority=7))
-    await refused(start(coordinator, priority=8))
-    await work_off(coordinator)
-    calls = coordinator.calls("viewer").constitution
-    report = await calls.GetComplianceReport(constitution_pb2.GetComplianceReportRequest())
-    assert report.tenant_id == "alpha"
-    assert (report.refusals, report.runs) == (2, 1)
-    entries = logbook.read(coordinator.server.store).of("alpha")
-    assert report.log_size == report.acts == len(entries) - 1
-    assert {one.law: (one.denied, one.kept) for one in report.laws} == {
-        int(law): (2 if law is Law.PRECEDENCE else 0, True) for law in Law
-    }
-    assert all(one.standing for one in report.laws)
-    [mine] = [one for one in report.articles if not one.platform]
-    assert (mine.article.id, mine.denied, mine.warned) == ("at-start", 2, 0)
-    assert sum(day.acts for day in report.days) == report.acts
-    assert sum(day.denied for day in report.days) == 2
-    [workflow] = report.workflows
-    assert (workflow.workflow, workflow.runs, workflow.succeeded) == ("w", 1, 1)
-    assert [one.reason for one in report.recent_refusals] == ["ACT_DENIED"] * 2
-    assert list(report.recent_refusals[0].articles) == ["at-start"]
-    one = await calls.GetComplianceReport(
-        constitution_pb2.GetComplianceReportRequest(run_id=run_id)
-    )
-    assert (one.runs, one.refusals, one.acts) == (1, 0, 3)
-    state = one.workflows[0].dimensions[verdict_pb2.DIMENSION_STATE - 1]
-    assert state.basis.startswith("It ended succeeded")
-    of_workflow = await calls.GetComplianceReport(
-        constitution_pb2.GetComplianceReportRequest(workflow="w")
-    )
-    assert (of_workflow.runs, of_workflow.acts) == (1, 3)
-    for request in (
-        constitution_pb2.GetComplianceReportRequest(workflow="none"),
-        constitution_pb2.GetComplianceReportRequest(run_id=run_id.replace(run_id[-4:], "0000")),
-    ):
-        assert (await refused(calls.GetComplianceReport(request))).code is grpc.StatusCode.NOT_FOUND
-    too_long = constitution_pb2.GetComplianceReportRequest(start_time=Timestamp(seconds=1))
-    assert (await refused(calls.GetComplianceReport(too_long))).fields.keys() == {"start_time"}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
