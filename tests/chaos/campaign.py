@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -129,6 +130,7 @@ class _Campaign:
         violations = await asyncio.to_thread(checker.check, seen, record)
         for copy in self.taken:
             violations += await asyncio.to_thread(_judged, copy, seen, slots)
+        self._keep_or_clear(bool(violations))
         self.load.counts["leases seen"] = len({*_leases(self.history)})
         self.load.counts["events"] = sum(map(len, record.events.values()))
         self.load.counts["entries"] = sum(map(len, record.logs.values()))
@@ -139,6 +141,13 @@ class _Campaign:
             skipped=[] if self.disk is None else self.disk.skipped,
             history=self.folder / "history.jsonl",
         )
+
+    def _keep_or_clear(self, wanted: bool) -> None:
+        """Keeps what whoever looks into a broken promise wants to see, or removes what is large."""
+        if wanted and self.disk is not None:
+            shutil.copytree(self.disk.folder, self.folder / "store")
+        for copy in () if wanted else self.taken:
+            shutil.rmtree(copy.folder)
 
     async def close(self) -> None:
         for task in self.tasks:

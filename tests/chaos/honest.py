@@ -115,8 +115,11 @@ class Honest:
         """Lets a lease expire."""
         run_id, task, term = lease
         self._pass(2 * LEASE_SECONDS)
-        agent = self.runs[run_id].live.pop(task)
-        self._act("time.pass", run_id, ("task.lease_lost", task, term, agent))
+        run = self.runs[run_id]
+        happened = [("task.lease_lost", task, term, run.live.pop(task))]
+        if run.state == "CANCELLING":
+            self._end(run, happened)
+        self._act("time.pass", run_id, *happened)
 
     def settle(self, lease: LeaseName) -> None:
         """Takes a success, and tells so once more when it is repeated."""
