@@ -265,16 +265,16 @@ async def _platform_constitution(file: Path | None) -> article.Constitution:
     """The platform's constitution, admitted. Raises StartError, which names the article."""
     try:
         if file is None:
-            platform = article.platform_default()
-        else:
-            platform = article.read(await asyncio.to_thread(_text_of, file), origin=str(file))
+            # Admitted by a test once and for all; a trial would take a process at every start.
+            return article.platform_default()
+        platform = article.read(await asyncio.to_thread(_text_of, file), origin=str(file))
         await asyncio.to_thread(admission.admit, platform)
     except (OSError, UnicodeDecodeError) as error:
         raise StartError(f"--constitution: {file} cannot be read: {error}") from error
     except article.ConstitutionInvalid as error:
         raise StartError(f"--constitution: {error}") from error
     except (admission.ArticleRefused, admission.TrialFailed) as error:
-        raise StartError(f"--constitution: {file or 'platform.yaml'}: {error}") from error
+        raise StartError(f"--constitution: {file}: {error}") from error
     return platform
 
 
