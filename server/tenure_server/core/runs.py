@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from tenure_constitution.facts import Labels
+from tenure_constitution.facts import NO_LABELS, Labels
 from tenure_evidence.digests import given_digest, payload_digest
 from tenure_server.core import records
 from tenure_server.core.definition import Payload, WorkflowDefinition
@@ -371,7 +371,7 @@ def facts_of(record: records.Run) -> dict[str, Any]:
     return {
         "id": record.run_id,
         "priority": record.priority,
-        "labels": Labels(record.labels),
+        "labels": Labels(record.labels) if record.labels else NO_LABELS,
         "input_bytes": 0 if record.input is None else len(record.input.data),
     }
 

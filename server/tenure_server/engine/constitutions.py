@@ -67,6 +67,9 @@ class TenantLaw:
         self._result_task = "task" in self._roots[Point.SETTLE]
         self._result_agent = "agent" in self._roots[Point.SETTLE]
         self._lease_remembers = not (self._lease_task or self._lease_time)
+        of_run = {path for path in judge.reads(Point.LEASE) if path.startswith("run.")}
+        #: Then runs without labels are all alike.
+        self._lease_labels_only = of_run <= {"run.labels"}
         #: Facts that nothing stands against, by their identities, which they keep as they are kept
         #: here. Tasks of a run come by the thousand with the very same facts.
         self._allowed: dict[tuple[int, int, int], tuple[Mapping[str, Any], ...]] = {}
@@ -96,10 +99,12 @@ class TenantLaw:
             return ()
         looked_at = run.run_facts, agent.facts, run.workflow_facts
         if self._lease_remembers:
+            if self._lease_labels_only:
+                looked_at = looked_at[0]["labels"], agent.facts, run.workflow_facts
             key = id(looked_at[0]), id(looked_at[1]), id(looked_at[2])
             if key in self._allowed:
                 return ()
-        given = {"run": looked_at[0], "agent": looked_at[1], "workflow": looked_at[2]}
+        given = {"run": run.run_facts, "agent": agent.facts, "workflow": run.workflow_facts}
         if self._lease_task:
             given["task"] = task_facts(run, index, facts.attempt)
         if self._lease_time:
