@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tenure_evidence import keys, mandate, notes, tree
 from tenure_evidence.canonical import canonical, read
@@ -107,3 +109,15 @@ def test_the_item_has_the_members_that_are_documented() -> None:
         "constitution": FACTS["constitution"], "handler": "http.get",
         "input": "sha256:" + FACTS["given"].hex(),
     }  # fmt: skip
+
+
+@given(
+    agent=st.text(max_size=20), task=st.text(min_size=1, max_size=20), handler=st.text(max_size=20)
+)
+def test_an_item_written_by_hand_is_what_the_canonical_form_gives(
+    agent: str, task: str, handler: str
+) -> None:
+    facts: dict[str, Any] = {**FACTS, "agent": agent, "task": task, "handler": handler}
+    rest = {name: value for name, value in facts.items() if name != "given"}
+    said = {**rest, "kind": "task.leased", "input": "sha256:" + facts["given"].hex()}
+    assert mandate.lease_item(**facts) == canonical(said)

@@ -193,11 +193,20 @@ class Journal:
 
         It goes into the log of every tenant to which something happened, and of those named.
         """
-        happened: dict[str, list[int]] = {tenant_id: [] for tenant_id in tenant_ids}
+        happened: dict[str, Sequence[int]] = dict.fromkeys(tenant_ids, ())
+        return self.draft(act, happened | self.happened(since), now_us)
+
+    def happened(self, since: int) -> dict[str, Sequence[int]]:
+        """The numbers of the events since one of them, by tenant."""
         events = self.events
+        tenant_ids = {row[0] for row in events[since:]}
+        if len(tenant_ids) == 1:
+            # As nearly always, and a range is cut out of lists in one piece.
+            return {tenant_ids.pop(): range(since, len(events))}
+        found: dict[str, list[int]] = {}
         for number in range(since, len(events)):
-            happened.setdefault(events[number][0], []).append(number)
-        return self.draft(act, happened, now_us)
+            found.setdefault(events[number][0], []).append(number)
+        return dict(found)
 
     def draft(
         self,

@@ -174,14 +174,12 @@ class _Grant:
     def __init__(self, session: AgentSession) -> None:
         self._session = session
         self._act = session.granting()
-        self._happened: dict[str, list[int]] = {}
+        self._happened: dict[str, Sequence[int]] = {}
         self._leases: list[Lease] = []
 
     def note(self, journal: Journal, since: int, leases: Sequence[Lease]) -> None:
-        """Adds what happened since an event."""
-        events = journal.events
-        for number in range(since, len(events)):
-            self._happened.setdefault(events[number][0], []).append(number)
+        """Notes what happened since an event."""
+        self._happened = journal.happened(since)
         self._leases += leases
         if journal.objections:
             journal.settle_objections(self._act)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import orjson
 
@@ -19,6 +20,7 @@ from tenure_server.store import statements, tables
 from tenure_server.store.backend import Backend
 from tenure_server.store.items import packed
 
+T = TypeVar("T")
 #: Signs the entry of a grant for agents: the hash of the key that signs now, and its signature.
 Sign = Callable[[bytes], tuple[bytes, bytes]]
 
@@ -63,15 +65,17 @@ class Ledger:
     def pages(self, changes: journal.Changes) -> Pages:
         """Numbers the acts of some changes. Raises LookupError for an event without an act."""
         pages = Pages()
-        items = changes.items
-        numbers: list[int | None] = [None] * len(changes.events)
+        if not changes.items:
+            pages.events = [(*row, None) for row in changes.events]
         for draft in changes.drafts:
-            self._append(pages, draft, [items[number] for number in draft.events], changes.seats)
-            for number in draft.events:
-                numbers[number] = draft.index
-        if items and None in numbers:
-            raise LookupError(f"event {numbers.index(None)} follows from no act")
-        pages.events = [(*row, number) for row, number in zip(changes.events, numbers, strict=True)]
+            items, events = _cut(changes.items, draft), _cut(changes.events, draft)
+            self._append(pages, draft, items, changes.seats)
+            index = draft.index
+            pages.events += [(*row, index) for row in events]
+        if len(pages.events) != len(changes.events):
+            known = {number for draft in changes.drafts for number in draft.events}
+            missing = set(range(len(changes.events))) - known
+            raise LookupError(f"event {min(missing, default=0)} follows from no act")
         self._note_heads(pages)
         return pages
 
@@ -150,6 +154,14 @@ class Ledger:
             for row in self._statements.rows(_EDGE, values):
                 nodes[row[0], row[1]] = bytes(row[2])
         return tree.Frontier.restore(size, nodes)
+
+
+def _cut(rows: Sequence[T], draft: Draft) -> Sequence[T]:
+    """What of a list an act's numbers name."""
+    numbers = draft.events
+    if isinstance(numbers, range):
+        return rows[numbers.start : numbers.stop]
+    return [rows[number] for number in numbers]
 
 
 def _standing(draft: Draft) -> int:
