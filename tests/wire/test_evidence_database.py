@@ -130,6 +130,10 @@ WHOLE_DAMAGES = [
     ("head", "UPDATE evidence_heads SET size = size + 1 WHERE tenant_id = 'dev'"),
     ("run", "DELETE FROM workflow_execution_log"),
     (
+        "constitution",
+        "INSERT INTO constitutions VALUES ('dev', 1, 'sha256:00', CAST('{}' AS BLOB), 1, 'me')",
+    ),
+    (
         "run",
         """
         CREATE TEMPORARY TABLE more AS SELECT * FROM workflow_runs;
