@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tenure_evidence import digests, enactments, keys, tree
+from tenure_evidence import digests, enactments, keys, standing, tree
 from tenure_evidence.audit import Audit, Fault, LogEntry, audit
 from tenure_evidence.canonical import canonical, digest_text, hash_text, read_json
 from tenure_evidence.database import Database, Stored
@@ -314,6 +314,8 @@ class _Records:
                 self.fault("event", f"event {seq} of run {run} is not in the entry", index)
 
     def _runs(self) -> None:
+        for fault in standing.faults(self.database, self.log):
+            self.fault(fault.what, fault.reason, fault.index)
         for (run,) in self.database.rows(_UNBORN, self.log):
             self.fault("run", f"run {run} has no beginning that any entry knows of")
         for run, state, kind, index, undefined in self.database.rows(_RUNS, self.log):
