@@ -20,7 +20,9 @@ from tests.server.rpc.test_evidence import all_entries, ended_run, evidence, exp
 
 from tenure.v1 import evidence_pb2, runs_pb2, tenants_pb2
 from tenure_evidence import verify
+from tenure_evidence.database import Database
 from tenure_evidence.keys import Chain
+from tenure_evidence.records import judge
 from tenure_evidence.signing import SigningKeys
 from tenure_server import app, config, signing
 from tenure_server.audit import Finding, audit_store
@@ -201,6 +203,21 @@ def _of_records(rows: Any, draw: random.Random, where: str) -> Iterator[Mutation
         ):
             sql = f"UPDATE workflow_runs SET {what} {where} run_id = ?"
             yield Mutation(f"run: {what}", sql, (run_id,))
+
+
+async def test_a_run_that_was_cancelled_is_good_in_both_audits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
+    async with serving(f"sqlite:///{tmp_path}/tenure.db", tmp_path) as live:
+        await ended_run(live, "alpha")
+        runs = live.calls("alpha/submitter").runs
+        started = await runs.StartRun(runs_pb2.StartRunRequest(workflow="fan"))
+        await runs.CancelRun(runs_pb2.CancelRunRequest(run_id=started.run_id))
+    chain = SigningKeys.load(tmp_path / "tenure.db.signing-key.json").chain()
+    assert audited(tmp_path, chain) == []
+    with Database(database(tmp_path)) as file:
+        assert judge(file, "alpha", chain).audit.faults == ()
 
 
 async def test_every_change_of_the_file_is_found_and_the_first_bad_entry_named(
