@@ -184,7 +184,7 @@ def keep(act: Act, point: Point, given: Mapping[str, Any]) -> None:
 
 def as_words(one: Objection) -> dict[str, str]:
     """An objection as an answer keeps it."""
-    return {**one.members(), "message": one.message, "problem": one.problem}
+    return one.members()
 
 
 def from_words(words: Mapping[str, str]) -> Objection:
@@ -193,7 +193,8 @@ def from_words(words: Mapping[str, str]) -> Objection:
         article=words["id"],
         law=Law[words["law"].upper()],
         perspective=Perspective[words["perspective"].upper()],
+        point=Point[words["point"].upper()],
         effect=Effect[words["effect"].upper()],
         message=words["message"],
-        problem=words["problem"],
+        problem=words.get("problem", ""),
     )

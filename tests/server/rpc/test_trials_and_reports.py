@@ -129,3 +129,20 @@ async def test_a_report_counts_what_the_log_holds(
         assert (await refused(calls.GetComplianceReport(request))).code is grpc.StatusCode.NOT_FOUND
     too_long = constitution_pb2.GetComplianceReportRequest(start_time=Timestamp(seconds=1))
     assert (await refused(calls.GetComplianceReport(too_long))).fields.keys() == {"start_time"}
+
+
+async def test_a_trial_knows_what_an_article_said_before_its_id_meant_another(
+    coordinator: LiveCoordinator, refused: Refused
+) -> None:
+    """What was decided is what the entry says, not what the newest version would have said."""
+    await put(coordinator, article("start", "run.priority < 5"))
+    await register(coordinator)
+    await refused(start(coordinator, priority=7))
+    await put(coordinator, article("start", "run.priority < 9"))
+    none, _ = await tried(coordinator)
+    assert [(POINTS[one.point], one.was, one.would) for one in none] == [("start", DENY, ALLOW)]
+    first, _ = await tried(coordinator, article("start", "run.priority < 5"))
+    assert first == []
+    entries = logbook.read(coordinator.server.store).of("alpha")
+    [said] = next(one["articles"] for one in entries if one.get("refusal") == "ACT_DENIED")
+    assert (said["point"], said["message"] != "", "problem" in said) == ("start", True, False)
