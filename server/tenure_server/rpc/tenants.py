@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from tenure.v1 import tenants_pb2, tenants_pb2_grpc
+from tenure_server.config import RESERVED_TENANT
 from tenure_server.core import errors, ids, records
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.erasure import erase_tenant
@@ -24,8 +25,6 @@ MAX_LEASES_MAX = 1_000_000
 WEIGHT_DEFAULT = 1
 WEIGHT_MAX = 1000
 DISPLAY_NAME_CHARACTERS_MAX = 200
-#: What the installation's own log is called in decision ids.
-RESERVED = "installation"
 UPDATABLE = frozenset({"display_name", "max_leases", "weight"})
 
 
@@ -75,7 +74,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         self, request: tenants_pb2.CreateTenantRequest, context: Context
     ) -> tenants_pb2.CreateTenantResponse:
         """Makes a tenant."""
-        if request.tenant_id == RESERVED:
+        if request.tenant_id == RESERVED_TENANT:
             raise errors.FieldsInvalid([("tenant_id", "stands for the installation itself")])
         tenant = records.Tenant(
             tenant_id=request.tenant_id,
