@@ -12,6 +12,7 @@ learn of another how busy it is.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,10 @@ class Court:
         constitutions: Constitutions,
         desks: Callable[[], Mapping[str, Desk]],
         now_us: Callable[[], int],
+        note: Callable[[Act, Sequence[str]], object],
     ) -> None:
+        """`note` writes an act down by which nothing happened, in these logs."""
+        self._note_refused = note
         self._constitutions = constitutions
         self._desks = desks
         self._now_us = now_us
@@ -53,12 +57,16 @@ class Court:
         *,
         platform_only: bool,
         keeps_facts: bool,
-    ) -> None:
+        divisible: bool,
+    ) -> list[str]:
         """Judges a call, or a message of a stream, for each tenant that it is for.
 
-        What objects is noted on the act. Raises CallDenied.
+        What objects is noted on the act. Raises CallDenied; a call that is `divisible` only when
+        every tenant denies it. Otherwise it goes on for the others, those that deny it are given,
+        and each has the refusal in its own log.
         """
         denied: Sequence[Objection] = ()
+        denying: list[str] = []
         for tenant_id in tenant_ids or ("",):
             law = self._constitutions.of("" if platform_only else tenant_id)
             if not law.applies(Point.CALL):
@@ -71,10 +79,17 @@ class Court:
                 given |= self._around(rest, act.principal, act.roles, tenant_id)
                 keep(act, Point.CALL, given)
             self._note(act, tenant_id, verdict)
-            if verdict.denied and not denied:
-                denied = verdict.objections
-        if denied:
+            if verdict.denied:
+                denied = denied or verdict.objections
+                denying.append(tenant_id)
+        if denied and not (divisible and len(denying) < len(tenant_ids)):
             raise errors.CallDenied(denied)
+        for tenant_id in denying:
+            refused = act.again(objected=True)
+            refused.refusal = "CALL_DENIED"
+            with contextlib.suppress(errors.Refusal):  # its seat is elsewhere, and so is its log
+                self._note_refused(refused, [tenant_id])
+        return denying
 
     def registration(
         self, origin: records.Origin, act: Act, workflow: Mapping[str, Any]

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -87,7 +87,11 @@ class Engine:
             learn=self._learn,
             chain=None if notary is None else notary.chain,
         )
-        self.court = Court(self.constitutions, lambda: self._floor.desks, self.now_us)
+        self.court = Court(
+            self.constitutions, lambda: self._floor.desks, self.now_us, self._floor.note
+        )
+        #: Judges a call, or a message of a stream; see `Court.call`.
+        self.judge_call = self.court.call
         #: What is registered.
         self.workflows = Workflows(
             store,
@@ -155,20 +159,6 @@ class Engine:
     def check_seat(self, tenant_id: str) -> None:
         """Raises unless this coordinator decides for the tenant now."""
         self._floor.check_seat(tenant_id)
-
-    # -- evidence and constitution
-
-    def judge_call(
-        self,
-        act: Act,
-        rpc: Mapping[str, Any],
-        tenant_ids: Sequence[str],
-        *,
-        platform_only: bool,
-        keeps_facts: bool,
-    ) -> None:
-        """Judges a call, or a message of a stream; see `Court.call`. Raises CallDenied."""
-        self.court.call(act, rpc, tenant_ids, platform_only=platform_only, keeps_facts=keeps_facts)
 
     # -- keys and cold changes
 

@@ -82,11 +82,13 @@ class OwnDesk:
         *,
         platform_only: bool,
         keeps_facts: bool,
-    ) -> None:
+        divisible: bool,
+    ) -> Sequence[str]:
         self.judged.append((rpc["method"], tuple(tenant_ids)))
         if self.denying is not None:
             act.object(tenant_ids[0], [self.denying])
             raise errors.CallDenied([self.denying])
+        return ()
 
     def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
         return tenant_ids if len(tenant_ids) == 1 else (INSTALLATION,)
