@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from tenure_constitution import dimensions
 from tenure_constitution.article import Article
 from tenure_constitution.dimensions import Assessment
-from tenure_constitution.laws import Law
+from tenure_constitution.laws import Effect, Law, Perspective, Point
 from tenure_server.core import errors, laws, records
 from tenure_server.core.lifecycle import RUN_ENDED, RunState
 from tenure_server.engine.constitutions import Constitutions
@@ -25,6 +26,8 @@ WORKFLOWS_MAX = 1000
 REFUSALS_MAX = 100
 _PAGE = 2000
 _AGENTS_MAX = 100
+#: How much of a day is looked through for what names a workflow.
+_NAMED_PAGES_MAX = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +75,29 @@ class Report:
     #: The newest last: index and entry.
     refusals: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     workflows: list[WorkflowStanding] = field(default_factory=list)
+    #: What objected in the period, as entries have it, by its id, law and effect.
+    said: dict[tuple[str, str, str], dict[str, str]] = field(default_factory=dict)
     runs: int = 0
     platform: Sequence[Article] = ()
     tenant: Sequence[Article] = ()
+
+    def gone(self) -> list[Article]:
+        """The articles that objected in the period, and are not in force any more."""
+        in_force = {(one.id, one.law.word) for one in (*self.platform, *self.tenant)}
+        found = {}
+        for (name, law, _), words in sorted(self.said.items()):
+            if (name, law) not in in_force:
+                found[name, law] = Article(
+                    id=name,
+                    law=Law[law.upper()],
+                    perspective=Perspective[words["perspective"].upper()],
+                    # Entries of before articles' points were kept in them lack it.
+                    point=Point[words.get("point", Point.CALL.word).upper()],
+                    effect=Effect[words["effect"].upper()],
+                    expression="",
+                    message="no longer in force",
+                )
+        return list(found.values())
 
     def law_standing(self, law: Law) -> tuple[bool, str]:
         """Whether a law was kept, and how it is enforced."""
@@ -133,7 +156,14 @@ class Compliance:
     async def _count_day(
         self, reads: VerdictReads, report: Report, scope: Scope, from_us: int, until_us: int
     ) -> None:
-        counts: dict[int, int] = await self._read(reads.standings, scope, from_us, until_us)
+        found = await self._read(reads.standings, scope, from_us, until_us)
+        happened: Counter[int] = Counter(found)
+        counts = happened.copy()
+        objected: list[tuple[int, dict[str, Any]]] = []
+        if scope.workflow and not scope.run_id:
+            named = await self._named(reads, scope, from_us, until_us)
+            counts.update(standing for _, standing, _ in named)
+            objected = [(index, entry) for index, standing, entry in named if standing]
         report.days.append(
             Day(
                 start_us=from_us // DAY_US * DAY_US,
@@ -144,13 +174,27 @@ class Compliance:
             )
         )
         after = -1
-        while any(counts.get(standing) for standing in (WARNED, DENIED, REFUSED)):
+        while any(happened[standing] for standing in (WARNED, DENIED, REFUSED)):
             page = await self._read(reads.objected, scope, from_us, until_us, after, _PAGE)
-            for index, _, entry in page:
-                _count_entry(report, index, entry)
+            objected += [(index, entry) for index, _, entry in page]
             if len(page) < _PAGE:
-                return
+                break
             after = page[-1][0]
+        for index, entry in sorted(objected, key=itemgetter(0)):
+            _count_entry(report, index, entry)
+
+    async def _named(
+        self, reads: VerdictReads, scope: Scope, from_us: int, until_us: int
+    ) -> list[tuple[int, int, dict[str, Any]]]:
+        """What names a workflow in a day, of its first entries by which nothing happened."""
+        found: list[tuple[int, int, dict[str, Any]]] = []
+        after: int | None = -1
+        for _ in range(_NAMED_PAGES_MAX):
+            if after is None:
+                break
+            page, after = await self._read(reads.named, scope, from_us, until_us, after, _PAGE)
+            found += page
+        return found
 
     async def _count_runs(
         self,
@@ -229,7 +273,9 @@ def _days(start_us: int, end_us: int) -> list[tuple[int, int]]:
 def _count_entry(report: Report, index: int, entry: dict[str, Any]) -> None:
     objected = entry.get("articles", ())
     for one in objected:
-        report.objections[one["id"], one["law"], one["effect"]] += 1
+        name = one["id"], one["law"], one["effect"]
+        report.objections[name] += 1
+        report.said[name] = one
     for law, effect in {(one["law"], one["effect"]) for one in objected}:
         report.by_law[law, effect] += 1
     if "refusal" in entry:

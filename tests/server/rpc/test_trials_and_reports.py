@@ -121,7 +121,14 @@ async def test_a_report_counts_what_the_log_holds(
     of_workflow = await calls.GetComplianceReport(
         constitution_pb2.GetComplianceReportRequest(workflow="w")
     )
-    assert (of_workflow.runs, of_workflow.acts) == (1, 3)
+    # The registration and the two starts that were refused name it, and nothing else does.
+    assert (of_workflow.runs, of_workflow.acts, of_workflow.refusals) == (1, 6, 2)
+    assert [one.denied for one in of_workflow.articles if not one.platform] == [2]
+    await put(coordinator)
+    later = await calls.GetComplianceReport(constitution_pb2.GetComplianceReportRequest())
+    [former] = [one for one in later.articles if not one.platform]
+    assert (former.article.id, former.denied, former.article.expression) == ("at-start", 2, "")
+    assert former.article.message == "no longer in force"
     for request in (
         constitution_pb2.GetComplianceReportRequest(workflow="none"),
         constitution_pb2.GetComplianceReportRequest(run_id=run_id.replace(run_id[-4:], "0000")),
