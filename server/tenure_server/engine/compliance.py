@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
 from tenure_constitution import dimensions
 from tenure_constitution.article import Article
 from tenure_constitution.dimensions import Assessment
-from tenure_constitution.laws import Effect, Law, Perspective, Point
+from tenure_constitution.laws import Coverage, Dimension, Effect, Law, Perspective, Point
+from tenure_evidence.keys import Chain
 from tenure_server.core import errors, laws, records
 from tenure_server.core.lifecycle import RUN_ENDED, RunState
 from tenure_server.engine.constitutions import Constitutions
+from tenure_server.engine.inspection import LogBroken, inspect_recent
+from tenure_server.engine.registry import KnownWorkflow
 from tenure_server.engine.workflows import Workflows
 from tenure_server.store.database import Store
+from tenure_server.store.evidence_reads import EvidenceReads
 from tenure_server.store.reads import TenantReads
 from tenure_server.store.verdict_reads import DENIED, REFUSED, WARNED, Scope, VerdictReads
 
@@ -26,6 +31,8 @@ WORKFLOWS_MAX = 1000
 REFUSALS_MAX = 100
 _PAGE = 2000
 _AGENTS_MAX = 100
+#: The dimensions of a definition that is not the one that was registered.
+_UNTOLD = tuple(Assessment(dimension=one, coverage=Coverage.MISSING) for one in Dimension)
 #: How much of a day is looked through for what names a workflow.
 _NAMED_PAGES_MAX = 500
 
@@ -114,12 +121,18 @@ class Compliance:
         store: Store,
         constitutions: Constitutions,
         workflows: Workflows,
+        *,
         read: Callable[..., Awaitable[Any]],
+        now_us: Callable[[], int],
+        chain: Chain | None,
     ) -> None:
+        """`chain` has the keys that may have signed checkpoints; None: they are not looked at."""
         self._store = store
         self._constitutions = constitutions
         self._workflows = workflows
         self._read = read
+        self._now_us = now_us
+        self._chain = chain
 
     async def report(self, tenant_id: str, scope: Scope, start_us: int, end_us: int) -> Report:
         """Reports on a period. Raises NotFound, FieldsInvalid for one that is too long."""
@@ -131,14 +144,14 @@ class Compliance:
         reads = VerdictReads(self._store, tenant_id)
         run = await self._run(tenant_id, scope.run_id) if scope.run_id else None
         if scope.workflow:
-            await self._workflows.known(tenant_id, scope.workflow, 0)
+            await self._known(tenant_id, scope.workflow, 0)
         law = self._constitutions.of(tenant_id)
         report = Report(
             start_us=start_us,
             end_us=end_us,
             constitution_digest=law.digest,
             log_size=await self._read(reads.log_size),
-            log=await self._read(log_standing, reads),
+            log=await self._read(self._log_standing, tenant_id, start_us, end_us),
             platform=self._constitutions.platform.articles,
             tenant=() if law.articles is None else law.articles.articles,
         )
@@ -146,6 +159,28 @@ class Compliance:
             await self._count_day(reads, report, scope, from_us, until_us)
         await self._count_runs(tenant_id, reads, report, scope, run)
         return report
+
+    def _log_standing(self, tenant_id: str, from_us: int, until_us: int) -> LogStanding:
+        """Looks at the newest of a tenant's log. Runs in a reader's thread."""
+        moment = datetime.fromtimestamp(self._now_us() // 1_000_000, UTC)
+        at = moment.strftime("%Y-%m-%d %H:%M:%SZ")
+        reads = EvidenceReads(self._store, tenant_id)
+        try:
+            checked, size = inspect_recent(reads, self._chain, from_us, until_us)
+        except LogBroken as error:
+            return LogStanding(False, f"The check at {at} failed: {error}.")
+        return LogStanding(True, f"Checked {checked} newest of {size} entries at {at}.")
+
+    async def _known(
+        self, tenant_id: str, name: str, version: int
+    ) -> tuple[records.Workflow, KnownWorkflow | None]:
+        """A version; without what it says when it is not what was registered. Raises NotFound."""
+        try:
+            known = await self._workflows.known(tenant_id, name, version)
+        except errors.DefinitionChanged:
+            reads = TenantReads(self._store, tenant_id)
+            return await self._read(reads.workflow, name, version), None
+        return known.record, known
 
     async def _run(self, tenant_id: str, run_id: str) -> records.Run:
         run: records.Run | None = await self._read(TenantReads(self._store, tenant_id).run, run_id)
@@ -216,13 +251,16 @@ class Compliance:
         report.runs = sum(states.total() for states in found.values())
         for name in sorted(found)[:WORKFLOWS_MAX]:
             version = 0 if run is None else run.workflow_version
-            known = await self._workflows.known(tenant_id, name, version)
-            assessed = dimensions.of_workflow(known.facts)
-            if run is not None and run.state in RUN_ENDED:
+            record, known = await self._known(tenant_id, name, version)
+            assessed: Sequence[Assessment] = _UNTOLD
+            if known is None:
+                changed = f"The stored definition of workflow {name} does not have its digest."
+                report.log = LogStanding(False, f"{report.log.sentence} {changed}")
+            elif run is not None and run.state in RUN_ENDED:
                 assessed = dimensions.of_run(known.facts, await self._summary(reads, run))
-            standing = WorkflowStanding(
-                record=known.record, dimensions=assessed, states=found[name]
-            )
+            else:
+                assessed = dimensions.of_workflow(known.facts)
+            standing = WorkflowStanding(record=record, dimensions=assessed, states=found[name])
             report.workflows.append(standing)
 
     async def _summary(self, reads: VerdictReads, run: records.Run) -> dimensions.RunSummary:
@@ -241,23 +279,6 @@ class Compliance:
             leases_lost=attempts.leases_lost,
             agents=attempts.agents,
         )
-
-
-def log_standing(reads: VerdictReads) -> LogStanding:
-    """Looks whether a tenant's log is whole as far as its ends tell. Runs in a reader's thread."""
-    # The log may grow between these: what is asked last is asked of what was there before.
-    signed = reads.checkpoint_size()
-    size = reads.log_size()
-    newest = reads.decisions(size, 1)
-    entries = newest[0].index + 1 if newest else 0
-    if entries != size:
-        return LogStanding(False, f"The log says it has {size} entries, and ends after {entries}.")
-    if signed is None:
-        return LogStanding(True, f"The log has {size} entries, and no checkpoint yet.")
-    if signed > size:
-        sentence = f"A checkpoint was signed over {signed} entries, and the log has only {size}."
-        return LogStanding(False, sentence)
-    return LogStanding(True, f"The log has {size} entries, {signed} under the newest checkpoint.")
 
 
 def _days(start_us: int, end_us: int) -> list[tuple[int, int]]:

@@ -111,7 +111,14 @@ class Engine:
             fail=self._floor.fail,
             now_us=self.now_us,
         )
-        self.compliance = Compliance(store, self.constitutions, self.workflows, self.read)
+        self.compliance = Compliance(
+            store,
+            self.constitutions,
+            self.workflows,
+            read=self.read,
+            now_us=self.now_us,
+            chain=None if notary is None else notary.chain,
+        )
         #: What can be asked of the logs.
         self.logbook = Logbook(self._floor, store, self.read, notary)
         #: Writes down an act by which nothing changed, and says where a call stands that chose no

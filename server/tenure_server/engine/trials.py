@@ -22,7 +22,7 @@ from tenure_server.core.law import DENIED
 from tenure_server.core.records import ConstitutionVersion
 from tenure_server.engine.constitutions import Constitutions
 from tenure_server.engine.court import in_order
-from tenure_server.engine.registry import KnownWorkflow
+from tenure_server.engine.registry import KnownWorkflow, record_changed
 from tenure_server.store.database import Store
 from tenure_server.store.reads import TenantReads
 from tenure_server.store.verdict_reads import Decision, VerdictReads
@@ -261,7 +261,9 @@ class Trial:
     def _workflow(self, digest: str) -> KnownWorkflow | None:
         if digest not in self._workflows:
             record = self._tenant_reads.workflow_by_digest(digest)
-            self._workflows[digest] = None if record is None else KnownWorkflow.of(record)
+            self._workflows[digest] = None
+            if record is not None and not record_changed(record):
+                self._workflows[digest] = KnownWorkflow.of(record)
         return self._workflows[digest]
 
 

@@ -24,7 +24,6 @@ _TENANT = _slot("tenant_id")
 
 _ENTRY = tables.EvidenceEntry
 _HEAD = tables.EvidenceHead
-_CHECKPOINT = tables.EvidenceCheckpoint
 _RUN = tables.WorkflowRun
 _TASK = tables.WorkflowTask
 _EVENT = tables.WorkflowExecutionLog
@@ -80,9 +79,6 @@ class Scope:
 
 
 _SIZE = _HEAD.select(_HEAD.size).where(_HEAD.tenant_id == _TENANT)
-_CHECKPOINT_NEWEST = _CHECKPOINT.select(fn.MAX(_CHECKPOINT.size)).where(
-    _CHECKPOINT.tenant_id == _TENANT
-)
 _NEWEST_INDEX = _ENTRY.select(fn.MAX(_ENTRY.entry_index)).where(_ENTRY.tenant_id == _TENANT)
 _DECISIONS = (
     _ENTRY.select(
@@ -142,11 +138,6 @@ class VerdictReads:
         """How many entries the tenant's log has."""
         found = self._rows(_SIZE)
         return found[0][0] if found else 0
-
-    def checkpoint_size(self) -> int | None:
-        """How many entries the newest checkpoint covers; None: there is none yet."""
-        [(size,)] = self._rows(_CHECKPOINT_NEWEST)
-        return None if size is None else int(size)
 
     def entry_count(self) -> int:
         """One more than the number of the newest entry that is there."""
