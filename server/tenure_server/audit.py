@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tenure_evidence import audit as audits
-from tenure_evidence.canonical import digest_text
+from tenure_evidence import enactments
+from tenure_evidence.canonical import NotCanonical, digest_text, read
 from tenure_evidence.keys import Chain
 from tenure_server.engine import comparison
 from tenure_server.engine.inspection import LogBroken, inspect
@@ -17,6 +18,7 @@ from tenure_server.store.reads import Reads, TenantReads
 
 _TENANTS_AT_ONCE = 500
 _CHECKPOINTS_AT_ONCE = 1000
+_VERSIONS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,8 @@ def _audit(store: Store, chain: Chain, tenant_id: str) -> Iterator[Finding]:
         except LogBroken as error:
             found = [Finding(tenant_id=tenant_id, index=error.index, reason=str(error))]
     yield from found
+    for index, reason in enactments.problems(_constitutions(store, tenant_id), _enacted(reads)):
+        yield Finding(tenant_id=tenant_id, index=index, reason=reason)
     if tenant_id:
         yield from _runs(store, reads)
 
@@ -110,6 +114,28 @@ def _nodes(reads: EvidenceReads, size: int, bad: set[int]) -> Iterator[Finding]:
             index=position << level,
             reason=f"node {position} of level {level} {problem}",
         )
+
+
+def _constitutions(store: Store, tenant_id: str) -> Iterator[tuple[int, str, bytes]]:
+    before: int | None = None
+    while page := TenantReads(store, tenant_id).constitutions(before, _VERSIONS_AT_ONCE):
+        for row in page:
+            yield row.version, row.digest, row.canonical
+        before = page[-1].version
+
+
+def _enacted(reads: EvidenceReads) -> Iterator[enactments.Enactment]:
+    for kind in sorted(enactments.KINDS):
+        wanted, index = evidence_reads.Wanted(kind=kind), 0
+        while page := reads.entries(index, PAGE, wanted):
+            for entry in page:
+                try:
+                    found = enactments.enactment_of(entry.index, read(entry.entry))
+                except NotCanonical:
+                    continue  # the audit of the log names it
+                if found is not None:
+                    yield found
+            index = page[-1].index + 1
 
 
 def _runs(store: Store, reads: EvidenceReads) -> Iterator[Finding]:

@@ -121,6 +121,20 @@ DAMAGES: dict[str, Damage] = {
     "the state of a task": sql_at(
         SUCCEEDED, "UPDATE workflow_tasks SET state = 6 WHERE task_key = 'look'"
     ),
+    "the start of a run": sql_at(STARTED, "UPDATE workflow_runs SET create_us = create_us + 1"),
+    "who started a run": sql_at(STARTED, "UPDATE workflow_runs SET started_by = 'me'"),
+    "the call of a run": sql_at(STARTED, "UPDATE workflow_runs SET correlation_id = 'me'"),
+    "the end of a run": sql_at(ENDED, "UPDATE workflow_runs SET end_us = end_us + 1"),
+    "the counters of a run": sql_at(ENDED, "UPDATE workflow_runs SET failed = failed + 1"),
+    "the term of a run's event": sql_at(
+        STARTED, f"UPDATE workflow_execution_log SET term = 7 WHERE {EVENT}"
+    ),
+    "the agent of a task": sql_at(
+        SUCCEEDED, "UPDATE workflow_tasks SET agent = 'me' WHERE task_key = 'look'"
+    ),
+    "the end of a task": sql_at(
+        SUCCEEDED, "UPDATE workflow_tasks SET end_us = end_us + 1 WHERE task_key = 'look'"
+    ),
     "a missing task": sql_at(SUCCEEDED, "DELETE FROM workflow_tasks WHERE task_key = 'look'"),
 }
 #: Damage that no entry stands for, and what the audit calls it.
@@ -129,6 +143,10 @@ WHOLE_DAMAGES = [
     ("checkpoint", "UPDATE evidence_checkpoints SET note = replace(note, 'tenure.v1', 'tenure.2')"),
     ("head", "UPDATE evidence_heads SET size = size + 1 WHERE tenant_id = 'dev'"),
     ("run", "DELETE FROM workflow_execution_log"),
+    (
+        "constitution",
+        "INSERT INTO constitutions VALUES ('dev', 1, 'sha256:00', CAST('{}' AS BLOB), 1, 'me')",
+    ),
     (
         "run",
         """

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tenure_evidence import digests, keys, tree
+from tenure_evidence import digests, enactments, keys, standing, tree
 from tenure_evidence.audit import Audit, Fault, LogEntry, audit
 from tenure_evidence.canonical import canonical, digest_text, hash_text, read_json
 from tenure_evidence.database import Database, Stored
@@ -143,6 +143,7 @@ class _Records:
         self._frontier: tree.Frontier | None = tree.Frontier()
         #: Digest and entry of each version that the log knows.
         self._versions: dict[tuple[str, str], tuple[str, int]] = {}
+        self._enacted: list[enactments.Enactment] = []
 
     def fault(self, what: str, reason: str, index: int | None = None) -> None:
         """Notes a fault, with the number of the entry that it contradicts."""
@@ -177,6 +178,7 @@ class _Records:
             if (said := self.database.size(self.log)) != size:
                 self.fault("head", f"the log has {size} entries, its head says {said}", size)
             self._definitions()
+            self._constitutions()
             self._more_events()
             self._runs()
         except sqlite3.Error as error:
@@ -201,6 +203,8 @@ class _Records:
             case {"definition": str(digest), "subject": {"workflow": name, "version": version}}:
                 if "refusal" not in entry:
                     self._versions.setdefault((str(name), str(version)), (digest, index))
+        if enactment := enactments.enactment_of(index, entry):
+            self._enacted.append(enactment)
         if stored.items is None:
             # Retention leaves items alone: where the entry has some, the audit misses them.
             return []
@@ -290,6 +294,12 @@ class _Records:
         for (name, version), (_, index) in self._versions.items():
             self.fault("definition", f"definition {name}@{version} is missing", index)
 
+    def _constitutions(self) -> None:
+        sql = "SELECT version, digest, canonical FROM constitutions WHERE tenant_id = ?"
+        rows = self.database.rows(sql, self.log)
+        for index, reason in enactments.problems(rows, self._enacted):
+            self.fault("constitution", reason, index)
+
     def _more_events(self) -> None:
         """Finds events that no act caused."""
         for run, seq in self.database.rows(_UNPROVEN, self.log):
@@ -304,6 +314,8 @@ class _Records:
                 self.fault("event", f"event {seq} of run {run} is not in the entry", index)
 
     def _runs(self) -> None:
+        for fault in standing.faults(self.database, self.log):
+            self.fault(fault.what, fault.reason, fault.index)
         for (run,) in self.database.rows(_UNBORN, self.log):
             self.fault("run", f"run {run} has no beginning that any entry knows of")
         for run, state, kind, index, undefined in self.database.rows(_RUNS, self.log):
