@@ -318,11 +318,16 @@ class Engine:
             if not plan.new:
                 return started
             act = origin.acting("run.start")
-            warnings = self.court.starts(origin, act, plan.planned)
-            since = self._floor.mark()
-            for run in plan.runs(desk):
-                desk.open_run(run, plan.now_us)
-            self._floor.close_act(act, since, [tenant_id])
+            async with self.court.turn(tenant_id):
+                warnings = await self.court.starts(origin, act, plan.planned)
+                # Others were served meanwhile, and the seat may have been lost and taken again.
+                if self._floor.desk(tenant_id) is not desk:
+                    raise errors.StoreUnavailable("the work was read back; nothing was changed")
+                starting.check_quota(desk, plan.new, self.settings)
+                since = self._floor.mark()
+                for run in plan.runs(desk):
+                    desk.open_run(run, plan.now_us)
+                self._floor.close_act(act, since, [tenant_id])
             for row in plan.request_rows:
                 self._floor.journal.request(row)
             self._floor.stir(desk)

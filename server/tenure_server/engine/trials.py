@@ -8,6 +8,7 @@ over: to guess would show changes that are none.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +28,10 @@ from tenure_server.store.database import Store
 from tenure_server.store.reads import TenantReads
 from tenure_server.store.verdict_reads import Decision, VerdictReads
 
-#: Entries judged in one go, in a reader's thread.
-SLICE = 200
+#: Entries read in one go, in a reader's thread.
+PAGE = 200
+#: What is judged in one go: whoever asked may be gone, and whatever else runs here waits.
+SLICE_SECONDS = 0.005
 DECISIONS_DEFAULT = 10_000
 DECISIONS_MAX = 100_000
 _VERSIONS_MAX = 1000
@@ -74,8 +77,11 @@ class Trial:
         *,
         rpc_of: Callable[[str], Mapping[str, Any] | None],
         decisions_max: int,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`rpc_of` gives what articles may look at of a method, None for what they never judge."""
+        self._monotonic = monotonic
+        self._left = self._judging()
         self._reads = VerdictReads(store, tenant_id)
         self._tenant_reads = TenantReads(store, tenant_id)
         self._tenant_id = tenant_id
@@ -107,18 +113,30 @@ class Trial:
             self._in_force[effective_digest(platform, tenant)] = whole
 
     def step(self) -> bool:
-        """Judges some more decisions, and tells whether there are any left."""
-        left = self.progress.total - self.progress.judged
-        page = self._reads.decisions(self._before, min(SLICE, left)) if left > 0 else []
-        if not page:
-            return False
-        self._before = page[-1].index
-        for decision in page:
-            self.progress.changes += self._changes(decision)
-        self.progress.judged += len(page)
-        return self.progress.judged < self.progress.total
+        """Judges for `SLICE_SECONDS`, and tells whether there is anything left."""
+        end = self._monotonic() + SLICE_SECONDS
+        for change in self._left:
+            if change is not None:
+                self.progress.changes.append(change)
+            if self._monotonic() >= end:
+                return True
+        return False
 
-    def _changes(self, decision: Decision) -> Iterator[Change]:
+    def _judging(self) -> Iterator[Change | None]:
+        """Judges act by act, of which one decision can have a thousand; None: nothing changes."""
+        progress = self.progress
+        while progress.judged < progress.total:
+            left = progress.total - progress.judged
+            page = self._reads.decisions(self._before, min(PAGE, left))
+            if not page:
+                return
+            for decision in page:
+                self._before = decision.index
+                yield from self._changes(decision)
+                progress.judged += 1
+                yield None
+
+    def _changes(self, decision: Decision) -> Iterator[Change | None]:
         halted = False
         judged = list(self._judged(decision))
         acts = Counter(point for point, *_ in judged)
@@ -141,6 +159,8 @@ class Trial:
                     would=would,
                     subject=subject,
                 )
+            else:
+                yield None
 
     def _was(self, decision: Decision, point: Point, facts: Facts, acts: int) -> VerdictResult:
         """What was said of one act at a point, by the articles that the entry has.
