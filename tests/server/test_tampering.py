@@ -193,6 +193,10 @@ def _of_records(rows: Any, draw: random.Random, where: str) -> Iterator[Mutation
             "workflow_digest = 'sha256:00'",
             "constitution_digest = 'sha256:00'",
             "succeeded = succeeded + 1",
+            "create_us = create_us + 1",
+            "end_us = coalesce(end_us, 0) + 1",
+            "started_by = 'me'",
+            "correlation_id = 'me'",
             *(["input = x'7b7d'"] if given is not None else []),
         ):
             sql = f"UPDATE workflow_runs SET {what} {where} run_id = ?"

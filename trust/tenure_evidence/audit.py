@@ -15,6 +15,10 @@ from tenure_evidence.canonical import NotCanonical, read
 from tenure_evidence.notes import Checkpoint, NoteInvalid, origin_of
 from tenure_evidence.report import FINDINGS_MAX
 
+#: A log that is longer, or older by its entries, has been signed for by an honest coordinator.
+UNSIGNED_MAX = 1_000
+UNSIGNED_US_MAX = 3_600_000_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEntry:
@@ -33,7 +37,7 @@ class LogEntry:
 class Fault:
     """One thing that is wrong with a log."""
 
-    #: number, form, log, order, items, leaf; root, rollback, fork, checkpoint.
+    #: number, form, log, order, items, leaf; root, rollback, fork, checkpoint, unsigned.
     what: str
     reason: str
     #: The entry, or the first that it can be; None when no entry is concerned.
@@ -122,6 +126,9 @@ class _Auditor:
         self.next_index = 0
         self.term = 0
         self.at = 0
+        self.first_at: int | None = None
+        #: Whether there is any checkpoint of the log that is signed well and covers an entry.
+        self.signed = False
         #: By size, the smallest last, so that the next one is popped.
         self.expected: list[Checkpoint] = []
 
@@ -138,6 +145,7 @@ class _Auditor:
                 reason = f"checkpoint {number} is of {checkpoint.origin!r}, not {self.origin!r}"
                 self._fault("checkpoint", reason)
                 continue
+            self.signed = self.signed or checkpoint.size > 0
             known = by_size.setdefault(checkpoint.size, checkpoint)
             if known.root != checkpoint.root:
                 reason = f"two logs were signed, both of {checkpoint.size} entries"
@@ -174,6 +182,8 @@ class _Auditor:
                 f"the log has {size} entries, but had {last.size}: it was cut off or rolled back"
             )
             self._fault("rollback", reason, size)
+        if self.next_index and not self.signed:
+            self._unsigned()
         return Audit(
             faults=tuple(self.faults),
             faults_left_out=self.left_out,
@@ -191,6 +201,14 @@ class _Auditor:
             self.left_out += 1
             return
         self.faults.append(Fault(what=what, reason=reason, index=index, until=until))
+
+    def _unsigned(self) -> None:
+        """Tells that nobody vouches for the log; a young one may have an honest reason."""
+        reason = "no checkpoint vouches for the log: it was never signed, or they were deleted"
+        self.remarks.append(Fault(what="unsigned", reason=reason))
+        age_us = self.at - (self.at if self.first_at is None else self.first_at)
+        if self.next_index > UNSIGNED_MAX or age_us > UNSIGNED_US_MAX:
+            self._fault("unsigned", reason)
 
     def _numbers_broken(self, index: int) -> None:
         if index > self.next_index:
@@ -213,6 +231,8 @@ class _Auditor:
         if type(term) is not int or type(at) is not int:
             self._fault("order", "it has no term or no time", index)
             return
+        if self.first_at is None:
+            self.first_at = at
         if term < self.term:
             # Somebody wrote who no longer held the seat.
             self._fault("order", f"term {term} comes after term {self.term}", index)

@@ -56,8 +56,10 @@ def list_(context: click.Context) -> None:
     if session.wants_json(context):
         output.document(found)
         return
+    # Only where there is something to say: nearly always there is not.
+    stopped = any(tenant.quarantine for tenant in found)
     output.table(
-        ("TENANT", "NAME", "MAX LEASES#", "WEIGHT#", "MADE"),
+        ("TENANT", "NAME", "MAX LEASES#", "WEIGHT#", "MADE", *(["STOPPED"] if stopped else [])),
         (
             (
                 tenant.tenant_id,
@@ -65,6 +67,7 @@ def list_(context: click.Context) -> None:
                 tenant.max_leases,
                 tenant.weight,
                 plain.local_time(tenant.create_time),
+                *([tenant.quarantine] if stopped else []),
             )
             for tenant in found
         ),

@@ -6,6 +6,7 @@ no fault, for the log holds their digests only.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,7 +49,11 @@ def compare(
         last = number
     if last < max(items, default=0):
         return items[last + 1][0], f"run {run.run_id}: event {last + 1} is missing"
-    return _run_problem(run, items, last) or _task_problem(tables, run.run_id, items)
+    return (
+        _run_problem(run, items, last)
+        or _start_problem(evidence, run, items)
+        or _task_problem(tables, run.run_id, items)
+    )
 
 
 def _items(evidence: EvidenceReads, run_id: str) -> dict[int, Item]:
@@ -115,9 +120,49 @@ def _run_problem(
     wanted = _ENDS.get(run.state)
     if (run.state in RUN_ENDED or end.get("kind") in _ENDS.values()) and end.get("kind") != wanted:
         return index, f"{name} is {run.state.name.lower()}, but ends with {end.get('kind')}"
-    counted = [item for _, item in items.values() if item.get("kind") == "task.succeeded"]
-    if run.succeeded != len(counted):
-        return index, f"{name} counts {run.succeeded} tasks that succeeded, not {len(counted)}"
+    return _repeated_problem(run, items, last)
+
+
+def _repeated_problem(
+    run: records.Run, items: Mapping[int, Item], last: int
+) -> tuple[int | None, str] | None:
+    """Compares what a run's row repeats of its items."""
+    name, ended = f"run {run.run_id}", run.state in RUN_ENDED
+    (index, start), (last_index, end) = items[1], items[last]
+    if run.create_us != start.get("at"):
+        return index, f"{name} was started at another time"
+    if run.end_us != (end.get("at") if ended else None):
+        return last_index, f"{name} ended at another time"
+    kinds = Counter(item.get("kind") for _, item in items.values())
+    if not ended and (run.state is RunState.CANCELLING) != bool(kinds["run.cancelling"]):
+        return last_index, f"{name} is {run.state.name.lower()}, other than its items say"
+    counted = {"succeeded": run.succeeded}
+    if ended:
+        counted |= {
+            "failed": run.failed,
+            "upstream_failed": run.upstream_failed,
+            "cancelled": run.cancelled,
+        }
+    for how, number in counted.items():
+        if number != kinds[f"task.{how}"]:
+            reason = f"{name} counts {number} tasks that {how}, not {kinds[f'task.{how}']}"
+            return last_index, reason
+    return None
+
+
+def _start_problem(
+    evidence: EvidenceReads, run: records.Run, items: Mapping[int, Item]
+) -> tuple[int | None, str] | None:
+    """Compares by whom a run was started with the entry of its start."""
+    index = items[1][0]
+    stored = evidence.entry(index)
+    try:
+        entry = read(stored.entry) if stored else {}
+    except NotCanonical:
+        return None  # the audit of the log names it
+    said = entry.get("principal", ""), entry.get("correlation", "")
+    if stored and said != (run.started_by, run.correlation_id):
+        return index, f"run {run.run_id} was started by another key or in another call"
     return None
 
 
