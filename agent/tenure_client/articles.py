@@ -30,6 +30,13 @@ def read_article(article: constitution_pb2.Article) -> Article:
     )
 
 
+def origin_of(report: constitution_pb2.ArticleReport) -> str:
+    """Says whose an article of a report is; one without an expression is in force no more."""
+    if not report.article.expression:
+        return "former"
+    return "platform" if report.platform else "tenant"
+
+
 def sentence(objection: verdict_pb2.Objection) -> str:
     """Says what people are told of an objection: the words that the coordinator has for it."""
     law, effect = Law(objection.law).word, Effect(objection.effect)

@@ -22,6 +22,8 @@ LISTEN_DEFAULT = "127.0.0.1:7233"
 TENANT_DEFAULT = "dev"
 #: As in the contract.
 _TENANT = re.compile(r"[a-z][a-z0-9-]{0,39}")
+#: What the installation's own log is called in decision ids.
+RESERVED_TENANT = "installation"
 
 
 class ConfigError(ValueError):
@@ -107,10 +109,11 @@ class Config:
         ):
             if path is not None and not path.absolute().parent.is_dir():
                 raise ConfigError(f"{name}: there is no directory {path.absolute().parent}")
-        if not _TENANT.fullmatch(bootstrap_tenant):
+        if not _TENANT.fullmatch(bootstrap_tenant) or bootstrap_tenant == RESERVED_TENANT:
             raise ConfigError(
                 "--bootstrap-tenant must begin with a lower-case letter and have at most 40 "
-                f"lower-case letters, digits and hyphens, not {bootstrap_tenant!r}"
+                "lower-case letters, digits and hyphens, and not be the installation itself: "
+                f"{bootstrap_tenant!r}"
             )
         store = _checked_store(store)
         if signing_key is None and not store.startswith("sqlite:"):

@@ -354,6 +354,7 @@ def test_the_sentence_is_the_one_that_the_judge_has(effect: Effect) -> None:
         article="a-b",
         law=Law.PROVENANCE,
         perspective=Perspective.TENANT_ISOLATION,
+        point=Point.CALL,
         effect=effect,
         message="keep apart",
     )

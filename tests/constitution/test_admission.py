@@ -169,9 +169,11 @@ def test_what_only_the_compiler_can_tell_is_refused_too(expression: str) -> None
 
 def test_good_articles_are_admitted_with_what_they_cost() -> None:
     articles = [rule(text, article_id=f"a{number}") for number, text in enumerate(ADMITTED)]
-    admitted = admission.admit(rules(*articles))
-    assert admitted.seconds.keys() == {article.id for article in articles}
-    assert all(0 < seconds <= 0.005 for seconds in admitted.seconds.values())
+    # All of them would take too long together for one lease.
+    for part in (articles[number::4] for number in range(4)):
+        seconds = admission.admit(rules(*part)).seconds
+        assert seconds.keys() == {article.id for article in part}
+        assert all(0 < took <= 0.0005 for took in seconds.values())
 
 
 def test_admission_names_the_article_that_is_refused() -> None:

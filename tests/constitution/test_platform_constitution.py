@@ -106,7 +106,7 @@ def test_an_act_without_a_principal_is_denied() -> None:
 
 def test_a_declared_high_risk_asks_for_retries_and_time_limits() -> None:
     name = "high-risk-can-be-retried-and-stopped"
-    for statement in ("high", "High: it moves money", "HIGH."):
+    for statement in ("high", "High: it moves money", "HIGH.", " high", "\u00a0\t'High'"):
         found = report(diamond(description="d"), risk=statement)
         assert [item.article for item in found.register.objections] == [name]
     assert report(diamond(description="d"), risk="highly unlikely").result is ALLOW
@@ -118,6 +118,9 @@ def test_a_declared_high_risk_asks_for_retries_and_time_limits() -> None:
 
 
 def test_personal_data_asks_for_stakeholders() -> None:
+    for words in ("personal data", "personal  data", "Personal\u00a0data", "personal\ndata"):
+        found = report(diamond(description="d"), ethics=f"Has {words}.")
+        assert found.result is DENY
     statement = "Processes personal data of customers."
     found = report(diamond(description="d"), ethics=statement)
     assert [item.article for item in found.register.objections] == [

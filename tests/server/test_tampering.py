@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import LiveCoordinator, serving
 from tests.server.rpc.test_evidence import all_entries, ended_run, evidence, exported
 
-from tenure.v1 import evidence_pb2, runs_pb2, tenants_pb2
+from tenure.v1 import constitution_pb2, evidence_pb2, runs_pb2, tenants_pb2
 from tenure_evidence import verify
 from tenure_evidence.database import Database
 from tenure_evidence.keys import Chain
@@ -354,3 +354,49 @@ async def test_bundles_stay_verifiable_when_the_key_changes(
     with pytest.raises(app.StartError, match="is older than the store"):
         async with again(house, tmp_path, signing_key=old):
             raise AssertionError("it started")
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("UPDATE evidence_entries SET entry = zeroblob(9) WHERE entry_index = 1", "entry 1"),
+        ("DELETE FROM evidence_entries WHERE entry_index = 2", "entry 2"),
+        ("UPDATE evidence_nodes SET hash = zeroblob(32) WHERE level = 1", "node 0 of level 1"),
+        ("UPDATE workflow_definitions SET canonical = zeroblob(9)", "definition sha256:"),
+    ],
+)
+async def test_a_report_says_that_a_log_was_not_kept(
+    house: LiveCoordinator, tmp_path: Path, sql: str, said: str
+) -> None:
+    """The report is given all the same, and so is a trial."""
+    request = constitution_pb2.GetComplianceReportRequest()
+    async with again(house, tmp_path) as live:
+        calls = live.calls("alpha/admin").constitution
+        whole = await calls.GetComplianceReport(request)
+        assert all(law.kept for law in whole.laws)
+        assert f"Checked {whole.log_size} newest of {whole.log_size}" in whole.laws[0].standing
+        change(database(tmp_path), sql)
+        report = await calls.GetComplianceReport(request)
+        broken = [law for law in report.laws if not law.kept]
+        assert broken
+        assert all(said in law.standing for law in broken)
+        assert report.workflows[0].workflow == "fan"
+
+
+async def test_a_definition_that_was_changed_is_passed_over(
+    house: LiveCoordinator, tmp_path: Path
+) -> None:
+    """A report and a trial are given without what it says."""
+    async with again(house, tmp_path) as live:
+        change(database(tmp_path), "UPDATE workflow_definitions SET canonical = zeroblob(9)")
+        live.server.engine.workflows._registry.erase_tenant("alpha")
+        calls = live.calls("alpha/admin").constitution
+        request = constitution_pb2.GetComplianceReportRequest(workflow="fan")
+        report = await calls.GetComplianceReport(request)
+        assert not all(law.kept for law in report.laws)
+        text = (
+            '{"articles": [{"id": "a", "law": "precedence", "perspective": "security_boundary", '
+            '"point": "lease", "effect": "deny", "expression": "false", "message": "no"}]}'
+        )
+        trial = calls.TryConstitution(constitution_pb2.TryConstitutionRequest(text=text))
+        assert [change async for step in trial for change in step.changes] == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from tenure_constitution import facts, patterns, tokens
@@ -55,14 +56,24 @@ def check(expression: str, point: Point) -> frozenset[str]:
     return frozenset(_Check(found, point).reads())
 
 
-def pattern_literals(expression: str) -> list[str]:
-    """The patterns of an expression that has passed `check`, as they stand, with their quotes."""
-    found = tokens.read(expression)
-    return [
-        found[place + 2].word
-        for place, token in enumerate(found)
-        if token.word == "matches" and token.sort is Sort.NAME
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A pattern of an expression."""
+
+    #: As it stands, with its quotes.
+    literal: str
+    #: Of the text that it is asked of.
+    characters_max: int
+    #: Whether it is asked once an item of a loop.
+    looping: bool
+
+
+def patterns_asked(expression: str, point: Point) -> list[Asked]:
+    """The patterns of an expression that has passed `check`."""
+    checked = _Check(tokens.read(expression), point)
+    for _ in checked.reads():
+        pass
+    return checked.patterns
 
 
 class _Check:
@@ -76,6 +87,8 @@ class _Check:
         #: The tokens of the loop's body, and the name it runs with.
         self._body = range(0)
         self._variable = ""
+        self._over: Fact | None = None
+        self.patterns: list[Asked] = []
         #: Of all patterns together.
         self._weight = 0
 
@@ -122,6 +135,7 @@ class _Check:
         if name.sort is not Sort.NAME or name.word in _reserved():
             raise BoundsExceeded(f"{name.word!a} is no name that a loop can use")
         self._variable = name.word
+        self._over = over
         self._body = range(variable + 1, self._match[place + 1])
 
     def _count(self) -> None:
@@ -209,13 +223,16 @@ class _Check:
         # run.labels.team and run.labels['team']
         keyed = place - 3 if self._is_member(place - 2) else self._open(place - 2)
         table = self._fact_before(keyed)
-        good = (
-            variable
-            or (fact is not None and fact.kind is Kind.TEXT)
-            or (table is not None and table.kind in (Kind.TEXTS, Kind.LABELS))
-        )
-        if not good:
+        if variable:
+            of = self._over
+        elif fact is not None and fact.kind is Kind.TEXT:
+            of = fact
+        else:
+            of = table if table is not None and table.kind in (Kind.TEXTS, Kind.LABELS) else None
+        if of is None:
             raise BoundsExceeded("matches can only be asked of a fact, an item, or a loop's name")
+        asked = Asked(literal=pattern.word, characters_max=of.characters_max, looping=looping)
+        self.patterns.append(asked)
         try:
             self._weight += patterns.weight(pattern.word, looping=looping)
         except patterns.PatternError as error:

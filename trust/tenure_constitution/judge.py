@@ -29,6 +29,8 @@ class Objection:
     article: str
     law: Law
     perspective: Perspective
+    #: Where it was asked.
+    point: Point
     #: What follows. Always DENY for an article that could not be evaluated.
     effect: Effect
     message: str
@@ -42,12 +44,17 @@ class Objection:
 
     def members(self) -> dict[str, str]:
         """What evidence keeps of it, in words."""
-        return {
+        words = {
             "id": self.article,
             "law": self.law.word,
             "perspective": self.perspective.word,
+            "point": self.point.word,
             "effect": self.effect.word,
+            "message": self.message,
         }
+        if self.problem:
+            words["problem"] = self.problem
+        return words
 
     @property
     def errored(self) -> bool:
@@ -205,6 +212,7 @@ def _objection(article: Article, *, problem: str = "") -> Objection:
         article=article.id,
         law=article.law,
         perspective=article.perspective,
+        point=article.point,
         effect=Effect.DENY if problem else article.effect,
         message=article.message,
         problem=problem,

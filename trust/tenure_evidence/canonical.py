@@ -38,13 +38,6 @@ def quoted(text: str) -> str:
     return orjson.dumps(text).decode()
 
 
-def check_numbers(*numbers: int) -> None:
-    """Raises TypeError for a number beyond 53 bits, as `canonical` does."""
-    for number in numbers:
-        if not -NUMBER_MAX <= number <= NUMBER_MAX:
-            raise TypeError(f"number {number} has over 53 bits")
-
-
 def checked(value: dict[str, Any]) -> bytes:
     """Writes the canonical bytes, and looks for everything that is not allowed in them.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tenure_evidence.canonical import framed_hash
 
 #: Of an agent that is given nothing, as most tasks of a large fan-out are.
-_NOTHING = framed_hash()
+NOTHING_GIVEN = framed_hash()
 
 
 def payload_digest(data: bytes, content_type: str) -> bytes:
@@ -30,7 +30,7 @@ def given_digest(
     whatever order.
     """
     if task_input is None and run_input is None and not upstream and checkpoint is None:
-        return _NOTHING
+        return NOTHING_GIVEN
     parts: list[bytes] = []
     if task_input is not None:
         parts += (b"input", task_input)

@@ -52,6 +52,6 @@ def problems(
             yield named, f"version {version} of the constitution was put into force by no entry"
         elif digest_text(canonical) != digest:
             yield named, f"version {version} of the constitution is not the one put into force"
-    for (digest, said), index in missing.items():
-        which = f"version {said} of the constitution" if said else "the constitution"
+    for (digest, of), index in missing.items():
+        which = f"version {of} of the constitution" if of else "the constitution"
         yield index, f"{which} with digest {digest} is missing"

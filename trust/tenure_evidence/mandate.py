@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tenure_evidence import keys, tree
-from tenure_evidence.canonical import NotCanonical, check_numbers, quoted, read
+from tenure_evidence.canonical import NotCanonical, quoted, read
 from tenure_evidence.notes import Signer
 
 _PREFIX = b"tenure.v1/mandate\n"
@@ -55,9 +55,8 @@ def lease_item(
 
     `seq` is the event's number in its run, `at` the time of the grant in microseconds, `handler`
     the task's kind. Digests are as they are written, only `given` is raw: see
-    `digests.given_digest`. Raises TypeError for numbers beyond 53 bits.
+    `digests.given_digest`.
     """
-    check_numbers(at, seq)
     # By hand, for it is made tens of thousands of times a second; a test holds it against
     # `canonical`. What is not quoted is a digest or a UUID: with a quotation mark in it, it would
     # match no item that was ever signed.

@@ -45,7 +45,7 @@ def page(found: Report, *, subject: str, made: datetime) -> str:
             "main",
             _section("The five laws", _laws(found)),
             _section("Day by day", _trend(found)),
-            _section("Articles in force", _articles(found.articles)),
+            _section("Articles", _articles(found.articles)),
             _section("The thirteen dimensions", _dimensions(found.workflows)),
             _section("Newest refusals", _refusals(found.recent_refusals)),
         ),
@@ -141,9 +141,9 @@ def _articles(found: Sequence[constitution_pb2.ArticleReport]) -> Markup:
                 (
                     element("strong", article.id),
                     element("span", article.message, class_="under"),
-                    element("code", article.expression),
+                    element("code", article.expression) if article.expression else "",
                 ),
-                "platform" if each.platform else "tenant",
+                articles.origin_of(each),
                 article.point.word,
                 _badge(article.effect.word),
                 (

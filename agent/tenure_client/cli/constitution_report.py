@@ -109,7 +109,7 @@ def _article_row(each: constitution_pb2.ArticleReport) -> Sequence[object]:
     article = articles.read_article(each.article)
     return (
         article.id,
-        "platform" if each.platform else "tenant",
+        articles.origin_of(each),
         article.point.word,
         article.effect.word,
         each.denied,

@@ -61,7 +61,7 @@ def show_entry(value: dict[str, Any], items: Sequence[dict[str, Any]], proven: s
         told["took"] = f"{told['took'] / 1000:.3f} ms"
     told["roles"] = ", ".join(map(str, value.get("roles", ())))
     told["subject"] = output.words(value.get("subject", {}))
-    told["articles"] = "; ".join(output.words(article) for article in value.get("articles", ()))
+    told["articles"] = "; ".join(map(_sentence, value.get("articles", ())))
     count = value.get("items", {}).get("count", 0)
     told["items"] = f"{count}, root {value['items']['root']}" if count else ""
     output.details([*((name, told.get(name)) for name in _MEMBERS), ("proof", proven)])
@@ -81,6 +81,18 @@ def time_text(at: Any) -> str:
         return "-"
     moment = datetime.fromtimestamp(at // 1_000_000, UTC).astimezone()
     return f"{moment.strftime('%Y-%m-%d %H:%M:%S')}.{at // 1000 % 1000:03d}"
+
+
+def _sentence(article: dict[str, Any]) -> str:
+    """An article's objection as people are told it; what is no such thing, as it is."""
+    if not {"id", "law", "perspective", "effect", "message"} <= article.keys():
+        return output.words(article)
+    side = str(article["perspective"]).replace("_", " ")
+    verb = "denies" if article["effect"] == "deny" else "warns"
+    problem = article.get("problem")
+    cause = f" (it could not be evaluated: {problem})" if problem else ""
+    name = f"article {article['id']} (law of {article['law']}, {side})"
+    return f"{name} {verb}: {article['message']}{cause}"
 
 
 def _row(value: dict[str, Any]) -> tuple[Any, ...]:

@@ -48,6 +48,7 @@ def show_run(run: runs_pb2.Run, *, json: bool) -> None:
             ("labels", output.words(run.labels)),
             ("input", _json_text(plain.of(run.input)) if run.HasField("input") else None),
             ("digest", run.workflow_digest),
+            ("constitution", run.constitution_digest or "-"),
             ("correlation id", run.correlation_id),
         )
     )

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from tenure_constitution.facts import NO_LABELS, Labels
-from tenure_evidence.digests import given_digest, payload_digest
+from tenure_evidence.digests import NOTHING_GIVEN, given_digest, payload_digest
 from tenure_server.core import records
 from tenure_server.core.definition import Payload, WorkflowDefinition
 from tenure_server.core.graph import Graph
@@ -184,6 +184,8 @@ class LiveRun:
     def given_digest(self, index: int, upstream: Mapping[str, Payload], facts: TaskFacts) -> bytes:
         """The raw digest of everything that an agent is given with a lease."""
         own, left = self.definition.tasks[index].input, facts.checkpoint
+        if own is None and left is None and not upstream and self.input is None:
+            return NOTHING_GIVEN
         outputs = []
         if upstream:
             number_of, known = self.graph.index, self._digests

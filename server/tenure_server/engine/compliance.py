@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 from tenure_constitution import dimensions
 from tenure_constitution.article import Article
 from tenure_constitution.dimensions import Assessment
-from tenure_constitution.laws import Law
+from tenure_constitution.laws import Coverage, Dimension, Effect, Law, Perspective, Point
+from tenure_evidence.keys import Chain
 from tenure_server.core import errors, laws, records
 from tenure_server.core.lifecycle import RUN_ENDED, RunState
 from tenure_server.engine.constitutions import Constitutions
+from tenure_server.engine.inspection import LogBroken, inspect_recent
+from tenure_server.engine.registry import KnownWorkflow
 from tenure_server.engine.workflows import Workflows
 from tenure_server.store.database import Store
+from tenure_server.store.evidence_reads import EvidenceReads
 from tenure_server.store.reads import TenantReads
 from tenure_server.store.verdict_reads import DENIED, REFUSED, WARNED, Scope, VerdictReads
 
@@ -25,6 +31,10 @@ WORKFLOWS_MAX = 1000
 REFUSALS_MAX = 100
 _PAGE = 2000
 _AGENTS_MAX = 100
+#: The dimensions of a definition that is not the one that was registered.
+_UNTOLD = tuple(Assessment(dimension=one, coverage=Coverage.MISSING) for one in Dimension)
+#: How much of a day is looked through for what names a workflow.
+_NAMED_PAGES_MAX = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +82,29 @@ class Report:
     #: The newest last: index and entry.
     refusals: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     workflows: list[WorkflowStanding] = field(default_factory=list)
+    #: What objected in the period, as entries have it, by its id, law and effect.
+    said: dict[tuple[str, str, str], dict[str, str]] = field(default_factory=dict)
     runs: int = 0
     platform: Sequence[Article] = ()
     tenant: Sequence[Article] = ()
+
+    def gone(self) -> list[Article]:
+        """The articles that objected in the period, and are not in force any more."""
+        in_force = {(one.id, one.law.word) for one in (*self.platform, *self.tenant)}
+        found = {}
+        for (name, law, _), words in sorted(self.said.items()):
+            if (name, law) not in in_force:
+                found[name, law] = Article(
+                    id=name,
+                    law=Law[law.upper()],
+                    perspective=Perspective[words["perspective"].upper()],
+                    # Entries of before articles' points were kept in them lack it.
+                    point=Point[words.get("point", Point.CALL.word).upper()],
+                    effect=Effect[words["effect"].upper()],
+                    expression="",
+                    message="no longer in force",
+                )
+        return list(found.values())
 
     def law_standing(self, law: Law) -> tuple[bool, str]:
         """Whether a law was kept, and how it is enforced."""
@@ -91,12 +121,18 @@ class Compliance:
         store: Store,
         constitutions: Constitutions,
         workflows: Workflows,
+        *,
         read: Callable[..., Awaitable[Any]],
+        now_us: Callable[[], int],
+        chain: Chain | None,
     ) -> None:
+        """`chain` has the keys that may have signed checkpoints; None: they are not looked at."""
         self._store = store
         self._constitutions = constitutions
         self._workflows = workflows
         self._read = read
+        self._now_us = now_us
+        self._chain = chain
 
     async def report(self, tenant_id: str, scope: Scope, start_us: int, end_us: int) -> Report:
         """Reports on a period. Raises NotFound, FieldsInvalid for one that is too long."""
@@ -108,14 +144,14 @@ class Compliance:
         reads = VerdictReads(self._store, tenant_id)
         run = await self._run(tenant_id, scope.run_id) if scope.run_id else None
         if scope.workflow:
-            await self._workflows.known(tenant_id, scope.workflow, 0)
+            await self._known(tenant_id, scope.workflow, 0)
         law = self._constitutions.of(tenant_id)
         report = Report(
             start_us=start_us,
             end_us=end_us,
             constitution_digest=law.digest,
             log_size=await self._read(reads.log_size),
-            log=await self._read(log_standing, reads),
+            log=await self._read(self._log_standing, tenant_id, start_us, end_us),
             platform=self._constitutions.platform.articles,
             tenant=() if law.articles is None else law.articles.articles,
         )
@@ -123,6 +159,28 @@ class Compliance:
             await self._count_day(reads, report, scope, from_us, until_us)
         await self._count_runs(tenant_id, reads, report, scope, run)
         return report
+
+    def _log_standing(self, tenant_id: str, from_us: int, until_us: int) -> LogStanding:
+        """Looks at the newest of a tenant's log. Runs in a reader's thread."""
+        moment = datetime.fromtimestamp(self._now_us() // 1_000_000, UTC)
+        at = moment.strftime("%Y-%m-%d %H:%M:%SZ")
+        reads = EvidenceReads(self._store, tenant_id)
+        try:
+            checked, size = inspect_recent(reads, self._chain, from_us, until_us)
+        except LogBroken as error:
+            return LogStanding(False, f"The check at {at} failed: {error}.")
+        return LogStanding(True, f"Checked {checked} newest of {size} entries at {at}.")
+
+    async def _known(
+        self, tenant_id: str, name: str, version: int
+    ) -> tuple[records.Workflow, KnownWorkflow | None]:
+        """A version; without what it says when it is not what was registered. Raises NotFound."""
+        try:
+            known = await self._workflows.known(tenant_id, name, version)
+        except errors.DefinitionChanged:
+            reads = TenantReads(self._store, tenant_id)
+            return await self._read(reads.workflow, name, version), None
+        return known.record, known
 
     async def _run(self, tenant_id: str, run_id: str) -> records.Run:
         run: records.Run | None = await self._read(TenantReads(self._store, tenant_id).run, run_id)
@@ -133,7 +191,14 @@ class Compliance:
     async def _count_day(
         self, reads: VerdictReads, report: Report, scope: Scope, from_us: int, until_us: int
     ) -> None:
-        counts: dict[int, int] = await self._read(reads.standings, scope, from_us, until_us)
+        found = await self._read(reads.standings, scope, from_us, until_us)
+        happened: Counter[int] = Counter(found)
+        counts = happened.copy()
+        objected: list[tuple[int, dict[str, Any]]] = []
+        if scope.workflow and not scope.run_id:
+            named = await self._named(reads, scope, from_us, until_us)
+            counts.update(standing for _, standing, _ in named)
+            objected = [(index, entry) for index, standing, entry in named if standing]
         report.days.append(
             Day(
                 start_us=from_us // DAY_US * DAY_US,
@@ -144,13 +209,27 @@ class Compliance:
             )
         )
         after = -1
-        while any(counts.get(standing) for standing in (WARNED, DENIED, REFUSED)):
+        while any(happened[standing] for standing in (WARNED, DENIED, REFUSED)):
             page = await self._read(reads.objected, scope, from_us, until_us, after, _PAGE)
-            for index, _, entry in page:
-                _count_entry(report, index, entry)
+            objected += [(index, entry) for index, _, entry in page]
             if len(page) < _PAGE:
-                return
+                break
             after = page[-1][0]
+        for index, entry in sorted(objected, key=itemgetter(0)):
+            _count_entry(report, index, entry)
+
+    async def _named(
+        self, reads: VerdictReads, scope: Scope, from_us: int, until_us: int
+    ) -> list[tuple[int, int, dict[str, Any]]]:
+        """What names a workflow in a day, of its first entries by which nothing happened."""
+        found: list[tuple[int, int, dict[str, Any]]] = []
+        after: int | None = -1
+        for _ in range(_NAMED_PAGES_MAX):
+            if after is None:
+                break
+            page, after = await self._read(reads.named, scope, from_us, until_us, after, _PAGE)
+            found += page
+        return found
 
     async def _count_runs(
         self,
@@ -172,13 +251,16 @@ class Compliance:
         report.runs = sum(states.total() for states in found.values())
         for name in sorted(found)[:WORKFLOWS_MAX]:
             version = 0 if run is None else run.workflow_version
-            known = await self._workflows.known(tenant_id, name, version)
-            assessed = dimensions.of_workflow(known.facts)
-            if run is not None and run.state in RUN_ENDED:
+            record, known = await self._known(tenant_id, name, version)
+            assessed: Sequence[Assessment] = _UNTOLD
+            if known is None:
+                changed = f"The stored definition of workflow {name} does not have its digest."
+                report.log = LogStanding(False, f"{report.log.sentence} {changed}")
+            elif run is not None and run.state in RUN_ENDED:
                 assessed = dimensions.of_run(known.facts, await self._summary(reads, run))
-            standing = WorkflowStanding(
-                record=known.record, dimensions=assessed, states=found[name]
-            )
+            else:
+                assessed = dimensions.of_workflow(known.facts)
+            standing = WorkflowStanding(record=record, dimensions=assessed, states=found[name])
             report.workflows.append(standing)
 
     async def _summary(self, reads: VerdictReads, run: records.Run) -> dimensions.RunSummary:
@@ -199,23 +281,6 @@ class Compliance:
         )
 
 
-def log_standing(reads: VerdictReads) -> LogStanding:
-    """Looks whether a tenant's log is whole as far as its ends tell. Runs in a reader's thread."""
-    # The log may grow between these: what is asked last is asked of what was there before.
-    signed = reads.checkpoint_size()
-    size = reads.log_size()
-    newest = reads.decisions(size, 1)
-    entries = newest[0].index + 1 if newest else 0
-    if entries != size:
-        return LogStanding(False, f"The log says it has {size} entries, and ends after {entries}.")
-    if signed is None:
-        return LogStanding(True, f"The log has {size} entries, and no checkpoint yet.")
-    if signed > size:
-        sentence = f"A checkpoint was signed over {signed} entries, and the log has only {size}."
-        return LogStanding(False, sentence)
-    return LogStanding(True, f"The log has {size} entries, {signed} under the newest checkpoint.")
-
-
 def _days(start_us: int, end_us: int) -> list[tuple[int, int]]:
     """The days of a period in UTC, the first and the last as far as they lie in it."""
     found = []
@@ -229,7 +294,9 @@ def _days(start_us: int, end_us: int) -> list[tuple[int, int]]:
 def _count_entry(report: Report, index: int, entry: dict[str, Any]) -> None:
     objected = entry.get("articles", ())
     for one in objected:
-        report.objections[one["id"], one["law"], one["effect"]] += 1
+        name = one["id"], one["law"], one["effect"]
+        report.objections[name] += 1
+        report.said[name] = one
     for law, effect in {(one["law"], one["effect"]) for one in objected}:
         report.by_law[law, effect] += 1
     if "refusal" in entry:

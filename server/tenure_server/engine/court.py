@@ -12,8 +12,12 @@ learn of another how busy it is.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -29,6 +33,9 @@ from tenure_server.engine.registry import KnownWorkflow
 
 Facts = dict[str, Mapping[str, Any]]
 
+#: Others are served whenever starts have been judged for so long.
+SLICE_SECONDS = 0.010
+
 log = structlog.get_logger()
 
 
@@ -40,10 +47,14 @@ class Court:
         constitutions: Constitutions,
         desks: Callable[[], Mapping[str, Desk]],
         now_us: Callable[[], int],
+        note: Callable[[Act, Sequence[str]], object],
     ) -> None:
+        """`note` writes an act down by which nothing happened, in these logs."""
+        self._note_refused = note
         self._constitutions = constitutions
         self._desks = desks
         self._now_us = now_us
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def call(
         self,
@@ -53,12 +64,16 @@ class Court:
         *,
         platform_only: bool,
         keeps_facts: bool,
-    ) -> None:
+        divisible: bool,
+    ) -> list[str]:
         """Judges a call, or a message of a stream, for each tenant that it is for.
 
-        What objects is noted on the act. Raises CallDenied.
+        What objects is noted on the act. Raises CallDenied; a call that is `divisible` only when
+        every tenant denies it. Otherwise it goes on for the others, those that deny it are given,
+        and each has the refusal in its own log.
         """
         denied: Sequence[Objection] = ()
+        denying: list[str] = []
         for tenant_id in tenant_ids or ("",):
             law = self._constitutions.of("" if platform_only else tenant_id)
             if not law.applies(Point.CALL):
@@ -71,10 +86,17 @@ class Court:
                 given |= self._around(rest, act.principal, act.roles, tenant_id)
                 keep(act, Point.CALL, given)
             self._note(act, tenant_id, verdict)
-            if verdict.denied and not denied:
-                denied = verdict.objections
-        if denied:
+            if verdict.denied:
+                denied = denied or verdict.objections
+                denying.append(tenant_id)
+        if denied and not (divisible and len(denying) < len(tenant_ids)):
             raise errors.CallDenied(denied)
+        for tenant_id in denying:
+            refused = act.again(objected=True)
+            refused.refusal = "CALL_DENIED"
+            with contextlib.suppress(errors.Refusal):  # its seat is elsewhere, and so is its log
+                self._note_refused(refused, [tenant_id])
+        return denying
 
     def registration(
         self, origin: records.Origin, act: Act, workflow: Mapping[str, Any]
@@ -96,7 +118,13 @@ class Court:
         """What a registration would meet; nothing is noted."""
         return self._registration(origin, roles, workflow)[0].objections
 
-    def starts(
+    def turn(self, tenant_id: str) -> asyncio.Lock:
+        """Held by who has starts judged, until the runs are open: of two batches judged side by
+        side, neither would be held against the other.
+        """
+        return self._turns.setdefault(tenant_id, asyncio.Lock())
+
+    async def starts(
         self,
         origin: records.Origin,
         act: Act,
@@ -104,22 +132,26 @@ class Court:
     ) -> list[tuple[Objection, ...]]:
         """Judges the starts of runs, each as if those before it had begun, and gives what warns.
 
-        Raises ActDenied for the first that is denied.
+        Serves others in between, but not after the last, which the law in force has judged. How
+        busy the tenant is, is what it was at the beginning. Raises ActDenied for the first that is
+        denied.
         """
-        law = self._constitutions.of(origin.tenant_id)
-        given = self._around(_AROUND, origin.api_key_id, act.roles, origin.tenant_id)
+        tenant_id = origin.tenant_id
+        facts = [(facts_of(run), known.facts) for run, known in new]
+        judged_under = None
+        while judged_under is not (law := self._constitutions.of(tenant_id)):
+            judged_under = law
+            given = self._around(_AROUND, origin.api_key_id, act.roles, tenant_id)
+            verdicts = await _judged(law, in_order(given, facts))
         kept = [{"definition": known.record.digest, "run": facts_of(run)} for run, known in new]
         keep(act, Point.START, {**given, "starts": kept})
-        warnings = []
         if not law.applies(Point.START):
             return [()] * len(new)
-        for facts in in_order(given, [(facts_of(run), known.facts) for run, known in new]):
-            verdict = law.judge(Point.START, facts)
-            self._note(act, origin.tenant_id, verdict)
+        for verdict in verdicts:
+            self._note(act, tenant_id, verdict)
             if verdict.denied:
                 raise errors.ActDenied(verdict.objections)
-            warnings.append(verdict.objections)
-        return warnings
+        return [verdict.objections for verdict in verdicts]
 
     def _registration(
         self, origin: records.Origin, roles: tuple[str, ...], workflow: Mapping[str, Any]
@@ -149,6 +181,23 @@ class Court:
             # A denial is told where the refusal is.
             if not one.denies:
                 log.info("the constitution warns", detail=one.sentence, tenant=tenant_id)
+
+
+async def _judged(law: TenantLaw, starts: Iterable[Facts]) -> list[Verdict]:
+    """The verdicts on starts, up to the first that denies."""
+    verdicts: list[Verdict] = []
+    if not law.applies(Point.START):
+        return verdicts
+    began = time.monotonic()
+    for given in starts:
+        if time.monotonic() - began >= SLICE_SECONDS:
+            await asyncio.sleep(0)
+            began = time.monotonic()
+        verdict = law.judge(Point.START, given)
+        verdicts.append(verdict)
+        if verdict.denied:
+            break
+    return verdicts
 
 
 _AROUND = frozenset({"principal", "tenant", "time"})
@@ -184,7 +233,7 @@ def keep(act: Act, point: Point, given: Mapping[str, Any]) -> None:
 
 def as_words(one: Objection) -> dict[str, str]:
     """An objection as an answer keeps it."""
-    return {**one.members(), "message": one.message, "problem": one.problem}
+    return one.members()
 
 
 def from_words(words: Mapping[str, str]) -> Objection:
@@ -193,7 +242,8 @@ def from_words(words: Mapping[str, str]) -> Objection:
         article=words["id"],
         law=Law[words["law"].upper()],
         perspective=Perspective[words["perspective"].upper()],
+        point=Point[words["point"].upper()],
         effect=Effect[words["effect"].upper()],
         message=words["message"],
-        problem=words["problem"],
+        problem=words.get("problem", ""),
     )

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -87,7 +87,11 @@ class Engine:
             learn=self._learn,
             chain=None if notary is None else notary.chain,
         )
-        self.court = Court(self.constitutions, lambda: self._floor.desks, self.now_us)
+        self.court = Court(
+            self.constitutions, lambda: self._floor.desks, self.now_us, self._floor.note
+        )
+        #: Judges a call, or a message of a stream; see `Court.call`.
+        self.judge_call = self.court.call
         #: What is registered.
         self.workflows = Workflows(
             store,
@@ -107,7 +111,14 @@ class Engine:
             fail=self._floor.fail,
             now_us=self.now_us,
         )
-        self.compliance = Compliance(store, self.constitutions, self.workflows, self.read)
+        self.compliance = Compliance(
+            store,
+            self.constitutions,
+            self.workflows,
+            read=self.read,
+            now_us=self.now_us,
+            chain=None if notary is None else notary.chain,
+        )
         #: What can be asked of the logs.
         self.logbook = Logbook(self._floor, store, self.read, notary)
         #: Writes down an act by which nothing changed, and says where a call stands that chose no
@@ -155,20 +166,6 @@ class Engine:
     def check_seat(self, tenant_id: str) -> None:
         """Raises unless this coordinator decides for the tenant now."""
         self._floor.check_seat(tenant_id)
-
-    # -- evidence and constitution
-
-    def judge_call(
-        self,
-        act: Act,
-        rpc: Mapping[str, Any],
-        tenant_ids: Sequence[str],
-        *,
-        platform_only: bool,
-        keeps_facts: bool,
-    ) -> None:
-        """Judges a call, or a message of a stream; see `Court.call`. Raises CallDenied."""
-        self.court.call(act, rpc, tenant_ids, platform_only=platform_only, keeps_facts=keeps_facts)
 
     # -- keys and cold changes
 
@@ -321,11 +318,16 @@ class Engine:
             if not plan.new:
                 return started
             act = origin.acting("run.start")
-            warnings = self.court.starts(origin, act, plan.planned)
-            since = self._floor.mark()
-            for run in plan.runs(desk):
-                desk.open_run(run, plan.now_us)
-            self._floor.close_act(act, since, [tenant_id])
+            async with self.court.turn(tenant_id):
+                warnings = await self.court.starts(origin, act, plan.planned)
+                # Others were served meanwhile, and the seat may have been lost and taken again.
+                if self._floor.desk(tenant_id) is not desk:
+                    raise errors.StoreUnavailable("the work was read back; nothing was changed")
+                starting.check_quota(desk, plan.new, self.settings)
+                since = self._floor.mark()
+                for run in plan.runs(desk):
+                    desk.open_run(run, plan.now_us)
+                self._floor.close_act(act, since, [tenant_id])
             for row in plan.request_rows:
                 self._floor.journal.request(row)
             self._floor.stir(desk)

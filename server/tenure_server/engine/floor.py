@@ -314,7 +314,7 @@ class Floor:
                 owing |= dict.fromkeys(self.dispatch.tell(desk))
         self._set_alarm(self._dirty)
         self._dirty = set()
-        deliveries = [_delivery(session) for session in owing]
+        deliveries = [session.delivery() for session in owing]
         changes = self.journal.seal()
         told = chronicle.lines(changes, self.desks)
         # Last: if anything above fails, `fail` still finds those who wait.
@@ -440,11 +440,6 @@ class Floor:
         self.serving = serving
         for listener in self._listeners:
             listener(serving)
-
-
-def _delivery(session: AgentSession) -> Effect:
-    outbound = session.seal()
-    return lambda: session.deliver(outbound)
 
 
 def _unavailable(error: BaseException) -> errors.StoreUnavailable:

@@ -15,11 +15,13 @@ from tenure_evidence import keys, tree
 from tenure_evidence.canonical import NotCanonical, digest_text, read
 from tenure_evidence.notes import Checkpoint, NoteInvalid, origin_of
 from tenure_server.core import records
-from tenure_server.store.evidence_reads import EvidenceReads
+from tenure_server.store.evidence_reads import PAGE, WHOLE, EvidenceReads
 
 _NAMED = re.compile(r"\bentry ([0-9]+)")
 #: How many of the last entries are looked at.
 TAIL_ENTRIES = 64
+#: How many are looked at where somebody asks how a log stands.
+RECENT_ENTRIES = 2000
 
 
 class LogBroken(Exception):  # noqa: N818 - a finding about data, not an error of the program
@@ -46,10 +48,41 @@ def inspect(reads: EvidenceReads, chain: keys.Chain | None) -> None:
         _check_entry(entry, reads.tenant_id, leaves.get(entry.index))
     _check_tree(reads, start, [leaves[number] for number in range(start, size)])
     if chain is not None:
-        _check_checkpoint(reads, chain, size)
+        _check_checkpoint(reads, chain, size, reads.newest_checkpoint())
     for digest, canonical in reads.definitions_in_use():
         if digest_text(canonical) != digest:
             raise LogBroken(f"definition {digest} of an open run is not what was registered")
+
+
+def inspect_recent(
+    reads: EvidenceReads, chain: keys.Chain | None, from_us: int, until_us: int
+) -> tuple[int, int]:
+    """Looks at the newest entries of a log that may grow meanwhile, inside `Store.reading`, and at
+    the definitions of the runs that were started in a span of time.
+
+    Gives how many entries were looked at, and of how many. Raises LogBroken.
+    """
+    # What is signed is there already: so the checkpoint is asked for before the size, and nothing
+    # that the log has got since is looked at.
+    newest = reads.newest_checkpoint()
+    size = reads.size()
+    start = max(0, size - RECENT_ENTRIES)
+    stored = reads.leaves(start, size)
+    leaves = []
+    for first in range(start, size, PAGE):
+        end = min(first + PAGE, size)
+        entries = reads.entries(first, PAGE, WHOLE, end)
+        _check_numbers(entries, first, end)
+        for entry in entries:
+            _check_entry(entry, reads.tenant_id, stored.get(entry.index))
+            leaves.append(stored[entry.index])
+    _check_tree(reads, start, leaves)
+    if chain is not None:
+        _check_checkpoint(reads, chain, size, newest)
+    for digest, canonical in reads.definitions_started(from_us, until_us):
+        if digest_text(canonical) != digest:
+            raise LogBroken(f"definition {digest} is not what was registered")
+    return size - start, size
 
 
 def _check_numbers(entries: Sequence[records.LogEntry], start: int, size: int) -> None:
@@ -110,8 +143,9 @@ def _check_tree(reads: EvidenceReads, start: int, leaves: Sequence[bytes]) -> No
             )
 
 
-def _check_checkpoint(reads: EvidenceReads, chain: keys.Chain, size: int) -> None:
-    newest = reads.newest_checkpoint()
+def _check_checkpoint(
+    reads: EvidenceReads, chain: keys.Chain, size: int, newest: records.Checkpoint | None
+) -> None:
     if newest is None:
         return
     if newest.size > size:

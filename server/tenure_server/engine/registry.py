@@ -63,7 +63,7 @@ class KnownWorkflow:
 
         Raises DefinitionChanged when they are not those that were registered.
         """
-        if digest_of(record.canonical) != record.digest:
+        if record_changed(record):
             name = f"{record.name} version {record.version}"
             raise errors.DefinitionChanged(
                 f"the stored definition of workflow {name} does not have its digest",
@@ -77,6 +77,11 @@ class KnownWorkflow:
             graph=definition.check(),
             facts=definitions.facts_of(orjson.loads(record.canonical)),
         )
+
+
+def record_changed(record: records.Workflow) -> bool:
+    """Whether a stored definition is not the one that was registered any more."""
+    return digest_of(record.canonical) != record.digest
 
 
 class Registry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -287,10 +287,10 @@ class AgentSession:
         self._due.add(outbound)
         self._wake.set()
 
-    def seal(self) -> Outbound:
-        """Gives what is pending, and starts anew."""
+    def delivery(self) -> Callable[[], None]:
+        """Takes what is pending, and gives what makes it due."""
         pending, self.pending = self.pending, Outbound()
-        return pending
+        return lambda: self.deliver(pending)
 
     def end(self, refusal: errors.Refusal | None) -> None:
         """Ends the session from this side."""

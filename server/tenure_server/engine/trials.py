@@ -8,26 +8,30 @@ over: to guess would show changes that are none.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tenure_constitution import facts as fact_table
-from tenure_constitution.article import Article, Constitution
+from tenure_constitution.article import Constitution, effective_digest
 from tenure_constitution.facts import Labels
 from tenure_constitution.judge import Judge, Verdict
-from tenure_constitution.laws import Point, VerdictResult
+from tenure_constitution.laws import Effect, Point, VerdictResult
 from tenure_server.core.law import DENIED
 from tenure_server.core.records import ConstitutionVersion
 from tenure_server.engine.constitutions import Constitutions
 from tenure_server.engine.court import in_order
-from tenure_server.engine.registry import KnownWorkflow
+from tenure_server.engine.registry import KnownWorkflow, record_changed
 from tenure_server.store.database import Store
 from tenure_server.store.reads import TenantReads
 from tenure_server.store.verdict_reads import Decision, VerdictReads
 
-#: Entries judged in one go, in a reader's thread.
-SLICE = 200
+#: Entries read in one go, in a reader's thread.
+PAGE = 200
+#: What is judged in one go: whoever asked may be gone, and whatever else runs here waits.
+SLICE_SECONDS = 0.005
 DECISIONS_DEFAULT = 10_000
 DECISIONS_MAX = 100_000
 _VERSIONS_MAX = 1000
@@ -73,8 +77,11 @@ class Trial:
         *,
         rpc_of: Callable[[str], Mapping[str, Any] | None],
         decisions_max: int,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`rpc_of` gives what articles may look at of a method, None for what they never judge."""
+        self._monotonic = monotonic
+        self._left = self._judging()
         self._reads = VerdictReads(store, tenant_id)
         self._tenant_reads = TenantReads(store, tenant_id)
         self._tenant_id = tenant_id
@@ -84,8 +91,9 @@ class Trial:
         self._rpc_of = rpc_of
         self._most = min(decisions_max or DECISIONS_DEFAULT, DECISIONS_MAX)
         self._before = 0
-        self._articles: dict[str, Article] = {}
-        self._judges: dict[tuple[str, ...], Judge] = {}
+        #: What was in force, by the digest that entries have of it.
+        self._in_force: dict[str, Constitution] = {}
+        self._judges: dict[tuple[str, tuple[str, ...]], Judge] = {}
         self._workflows: dict[str, KnownWorkflow | None] = {}
         self.progress = Progress()
 
@@ -94,32 +102,48 @@ class Trial:
         self._candidate = Judge(self._constitutions.platform, self._content)
         self._before = self._reads.entry_count()
         self.progress.total = min(self._before, self._most)
-        known: list[Article] = [*self._constitutions.platform.articles]
+        platform = self._constitutions.platform
+        self._in_force = {effective_digest(platform, None): platform}
         versions: Sequence[ConstitutionVersion] = self._tenant_reads.constitutions(
             None, _VERSIONS_MAX
         )
-        for version in reversed(versions):
-            known += self._constitutions.articles_of(version).articles
-        self._articles = {article.id: article for article in known}
+        for version in versions:
+            tenant = self._constitutions.articles_of(version)
+            whole = Constitution(articles=(*platform.articles, *tenant.articles))
+            self._in_force[effective_digest(platform, tenant)] = whole
 
     def step(self) -> bool:
-        """Judges some more decisions, and tells whether there are any left."""
-        left = self.progress.total - self.progress.judged
-        page = self._reads.decisions(self._before, min(SLICE, left)) if left > 0 else []
-        if not page:
-            return False
-        self._before = page[-1].index
-        for decision in page:
-            self.progress.changes += self._changes(decision)
-        self.progress.judged += len(page)
-        return self.progress.judged < self.progress.total
+        """Judges for `SLICE_SECONDS`, and tells whether there is anything left."""
+        end = self._monotonic() + SLICE_SECONDS
+        for change in self._left:
+            if change is not None:
+                self.progress.changes.append(change)
+            if self._monotonic() >= end:
+                return True
+        return False
 
-    def _changes(self, decision: Decision) -> Iterator[Change]:
+    def _judging(self) -> Iterator[Change | None]:
+        """Judges act by act, of which one decision can have a thousand; None: nothing changes."""
+        progress = self.progress
+        while progress.judged < progress.total:
+            left = progress.total - progress.judged
+            page = self._reads.decisions(self._before, min(PAGE, left))
+            if not page:
+                return
+            for decision in page:
+                self._before = decision.index
+                yield from self._changes(decision)
+                progress.judged += 1
+                yield None
+
+    def _changes(self, decision: Decision) -> Iterator[Change | None]:
         halted = False
-        for point, facts, denied, subject in self._judged(decision):
+        judged = list(self._judged(decision))
+        acts = Counter(point for point, *_ in judged)
+        for point, facts, denied, subject in judged:
             if halted and point is Point.START:
                 continue
-            was = VerdictResult.DENY if denied else self._was(decision, point, facts)
+            was = VerdictResult.DENY if denied else self._was(decision, point, facts, acts[point])
             # Runs that would have been started after the one that was denied were not judged.
             halted = halted or (point is Point.START and was is VerdictResult.DENY)
             if _missing(self._candidate.reads(point), facts):
@@ -135,28 +159,41 @@ class Trial:
                     would=would,
                     subject=subject,
                 )
+            else:
+                yield None
 
-    def _was(self, decision: Decision, point: Point, facts: Facts) -> VerdictResult:
-        """What was said of one act at a point. An entry has many; those articles that objected to
-        any of them are asked again, of each.
+    def _was(self, decision: Decision, point: Point, facts: Facts, acts: int) -> VerdictResult:
+        """What was said of one act at a point, by the articles that the entry has.
+
+        Where it has many acts of the point, those that objected to any of them are asked again of
+        each, as they were then: an article's id may mean another article by now.
         """
-        named = [item["id"] for item in decision.entry.get("articles", ())]
-        here = tuple(one for one in named if self._point_of(one) in (point, None))
-        if not here:
+        objected = [
+            item
+            for item in decision.entry.get("articles", ())
+            if item.get("point", point.word) == point.word
+        ]
+        if not objected:
             return VerdictResult.ALLOW
-        if any(one not in self._articles for one in here):
-            effects = {item["id"]: item["effect"] for item in decision.entry["articles"]}
-            denied = any(effects[one] == "deny" for one in here)
-            return VerdictResult.DENY if denied else VerdictResult.WARN
-        judge = self._judges.get(here)
-        if judge is None:
-            articles = tuple(self._articles[one] for one in here)
-            judge = self._judges[here] = Judge(Constitution(articles=articles))
-        return judge.judge(point, facts).result
+        if acts > 1 and (judge := self._judge_of(decision, point, objected)) is not None:
+            return judge.judge(point, facts).result
+        denied = any(item["effect"] == Effect.DENY.word for item in objected)
+        return VerdictResult.DENY if denied else VerdictResult.WARN
 
-    def _point_of(self, article_id: str) -> Point | None:
-        article = self._articles.get(article_id)
-        return None if article is None else article.point
+    def _judge_of(
+        self, decision: Decision, point: Point, objected: Sequence[Mapping[str, Any]]
+    ) -> Judge | None:
+        """Who judges by nothing but these articles, None when they are not known any more."""
+        digest = decision.entry.get("constitution", "")
+        named = tuple(item["id"] for item in objected)
+        if (judge := self._judges.get((digest, named))) is not None:
+            return judge
+        in_force = self._in_force.get(digest, Constitution()).articles
+        articles = tuple(one for one in in_force if one.id in named and one.point is point)
+        if len(articles) < len(set(named)):
+            return None
+        judge = self._judges[digest, named] = Judge(Constitution(articles=articles))
+        return judge
 
     # -- the facts of a decision, by point
 
@@ -244,7 +281,9 @@ class Trial:
     def _workflow(self, digest: str) -> KnownWorkflow | None:
         if digest not in self._workflows:
             record = self._tenant_reads.workflow_by_digest(digest)
-            self._workflows[digest] = None if record is None else KnownWorkflow.of(record)
+            self._workflows[digest] = None
+            if record is not None and not record_changed(record):
+                self._workflows[digest] = KnownWorkflow.of(record)
         return self._workflows[digest]
 
 

@@ -45,7 +45,8 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         caller = access.caller()
         said = aiter(request_iterator)
         first = await _first(said)
-        tenant_ids = tuple(sorted(first.hello.tenant_ids)) or caller.tenant_ids
+        # After the gates have seen the hello: it is for these tenants only.
+        tenant_ids = access.caller().tenant_ids
         session = self._engine.work.open_session(
             caller.key, tenant_ids, frames.hello(first.hello), caller.act
         )

@@ -151,7 +151,12 @@ def _report_message(
             standing=standing,
             kept=kept,
         )
-    for articles, platform in ((report.platform, True), (report.tenant, False)):
+    gone = report.gone()
+    for articles, platform in (
+        (report.platform, True),
+        (report.tenant, False),
+        (gone, False),
+    ):
         for article in articles:
             response.articles.add(
                 article=verdicts.article_message(article),

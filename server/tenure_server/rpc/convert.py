@@ -290,6 +290,7 @@ def run_message(
         workflow=value.workflow,
         workflow_version=value.workflow_version,
         workflow_digest=value.workflow_digest,
+        constitution_digest=value.constitution_digest,
         state=run_state(value.state),
         priority=value.priority,
         labels=value.labels,

@@ -252,6 +252,7 @@ class _Passage:
             context.set_trailing_metadata(echo)
 
     async def _admit(self, call: Call, raw: bytes) -> Message:
+        tenant_ids = call.tenant_ids
         if call.inbound_stream:
             call.act.begin_us = self._chain.desk.now_us()
         if len(raw) > sizes.LARGE_BYTES:
@@ -261,6 +262,9 @@ class _Passage:
             call.act.request = digest_text(raw)
             message = self._parsed(raw)
             self._chain.admit(call, message)
+        if call.tenant_ids != tenant_ids:
+            # A gate keeps the call from some of its tenants.
+            access.remember_caller(call.caller())
         return message
 
     def _parsed(self, raw: bytes) -> Message:

@@ -25,7 +25,7 @@ from tenure_server.core import errors, ids, records
 from tenure_server.core.evidence import INSTALLATION, Act
 from tenure_server.rpc import access, fields
 from tenure_server.rpc.columns import Columns
-from tenure_server.rpc.owned import Owned, Walker
+from tenure_server.rpc.owned import Mention, Owned, Walker
 from tenure_server.rpc.sizes import beside_the_loop
 
 CORRELATION_HEADER = "x-correlation-id"
@@ -61,7 +61,8 @@ class Desk(Protocol):
         *,
         platform_only: bool,
         keeps_facts: bool,
-    ) -> None:
+        divisible: bool,
+    ) -> Sequence[str]:
         """Judges a call or message under the constitutions of these tenants. Raises CallDenied."""
 
     async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
@@ -237,10 +238,19 @@ class Tenancy(Gate):
         walker = self._walkers.get(message.DESCRIPTOR.full_name)
         if walker is None or walker.names_nothing or call.key is None:
             return
-        if records.Role.OPERATOR in call.key.roles:
-            return
-        tenant_ids = call.tenant_ids
-        for path, owned, value in walker.mentions(message):
+        mentions = list(walker.mentions(message))
+        if records.Role.OPERATOR not in call.key.roles:
+            self._check(call.tenant_ids, mentions)
+        if not call.inbound_stream:
+            # What is somebody else's is not even named in the caller's own log.
+            call.act.subject = _subject(mentions)
+        if isinstance(message, agents_pb2.WorkRequest) and message.hello.tenant_ids:
+            # The agent serves no others on this stream: nothing of it concerns them.
+            call.tenant_ids = tuple(sorted(message.hello.tenant_ids))
+
+    @staticmethod
+    def _check(tenant_ids: tuple[str, ...], mentions: Iterable[Mention]) -> None:
+        for path, owned, value in mentions:
             if owned is Owned.WORKFLOW:
                 continue
             if owned is Owned.TENANT:
@@ -250,9 +260,6 @@ class Tenancy(Gate):
                 if not _is_uuid(value):
                     raise errors.FieldsInvalid([(path, "must be a valid UUID")])
                 raise errors.NotFound(_WORDS[owned], value)
-        if isinstance(message, agents_pb2.WorkRequest) and message.hello.tenant_ids:
-            # The agent serves no others on this stream: nothing of it concerns them.
-            call.tenant_ids = tuple(sorted(message.hello.tenant_ids))
 
     def _choose(self, call: Call) -> None:
         if not call.tenant_ids:
@@ -344,13 +351,18 @@ class Constitution(Gate):
             # What was said of the message before is not said of this one.
             act.objections, act.facts = [], None
         tenant_ids: Sequence[str] = call.tenant_ids if rule.all_tenants else (call.tenant_id,)
-        self._desk.judge_call(
+        denying = self._desk.judge_call(
             act,
             rpc_facts(rule),
             tenant_ids,
             platform_only=rule.method == SET_CONSTITUTION,
             keeps_facts=rule.mutation and not rule.all_tenants,
+            # One tenant's articles are not to keep an agent from the others. A stream that has
+            # begun is ended instead, and begins anew without that tenant.
+            divisible=rule.all_tenants and not act.taken,
         )
+        if denying:
+            call.tenant_ids = tuple(name for name in call.tenant_ids if name not in denying)
 
 
 #: Every call passes these, in this order; then its handler hears of it.
@@ -404,6 +416,16 @@ _WORDS = {
     Owned.API_KEY: "API key",
     Owned.AGENT: "agent",
 }
+
+
+def _subject(mentions: Iterable[Mention]) -> dict[str, str]:
+    """What a request names, as its evidence has it: of each kind of thing, if it is one only."""
+    named: dict[Owned, str] = {}
+    several: set[Owned] = set()
+    for _, owned, value in mentions:
+        if named.setdefault(owned, value) != value:
+            several.add(owned)
+    return {owned.name.lower(): value for owned, value in named.items() if owned not in several}
 
 
 def _credential_invalid() -> errors.CredentialInvalid:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from tenure.v1 import tenants_pb2, tenants_pb2_grpc
+from tenure_server.config import RESERVED_TENANT
 from tenure_server.core import errors, ids, records
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.erasure import erase_tenant
@@ -73,6 +74,8 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         self, request: tenants_pb2.CreateTenantRequest, context: Context
     ) -> tenants_pb2.CreateTenantResponse:
         """Makes a tenant."""
+        if request.tenant_id == RESERVED_TENANT:
+            raise errors.FieldsInvalid([("tenant_id", "stands for the installation itself")])
         tenant = records.Tenant(
             tenant_id=request.tenant_id,
             display_name=request.display_name or request.tenant_id,
@@ -80,6 +83,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
             weight=request.weight or WEIGHT_DEFAULT,
             create_us=self._engine.now_us(),
         )
+        access.caller().act.subject = _tenant_subject(tenant)
         response = tenants_pb2.CreateTenantResponse(tenant=convert.tenant_message(tenant))
 
         def work(acts: Acts) -> bytes:
@@ -128,6 +132,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         """Changes a tenant's name, limits or weight."""
         change = _tenant_change(request)
         tenant_id = request.tenant.tenant_id
+        act = access.caller().act
 
         def work(acts: Acts) -> bytes:
             # Read where it is written: of two changes at once none undoes the other.
@@ -137,6 +142,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
                 raise errors.NotFound("tenant", tenant_id)
             changed = change(tenant)
             acts.update_tenant(changed)
+            act.subject = _tenant_subject(changed)
             message = convert.tenant_message(changed)
             return tenants_pb2.UpdateTenantResponse(tenant=message).SerializeToString()
 
@@ -187,6 +193,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
             expire_us=_expire_us(request, now_us),
         )
         response = tenants_pb2.CreateApiKeyResponse(api_key=convert.api_key_message(key))
+        caller.act.subject = _key_subject(key)
         made = False
 
         def work(acts: Acts) -> bytes:
@@ -326,6 +333,27 @@ def _tenant_change(
         )
 
     return change
+
+
+def _tenant_subject(tenant: records.Tenant) -> dict[str, str]:
+    """What the evidence says of a tenant that is made or changed."""
+    return {
+        "tenant": tenant.tenant_id,
+        "max_leases": str(tenant.max_leases),
+        "weight": str(tenant.weight),
+    }
+
+
+def _key_subject(key: records.ApiKey) -> dict[str, str]:
+    """What the evidence says of a key that is made: all but its secret."""
+    subject = {
+        "api_key": key.api_key_id,
+        "roles": " ".join(sorted(role.name.lower() for role in key.roles)),
+        "tenants": " ".join(key.tenant_ids),
+    }
+    if key.expire_us is not None:
+        subject["expires"] = str(key.expire_us)
+    return subject
 
 
 def _roles(

@@ -125,6 +125,17 @@ DEFINITIONS_IN_USE = _of_log(_WORKFLOW, [_WORKFLOW.digest, _WORKFLOW.canonical])
     )
 )
 
+#: Definitions of runs that were started in a span of time.
+DEFINITIONS_STARTED = _of_log(_WORKFLOW, [_WORKFLOW.digest, _WORKFLOW.canonical]).where(
+    _WORKFLOW.digest.in_(
+        _RUN.select(_RUN.workflow_digest).where(
+            _RUN.tenant_id == _TENANT,
+            _RUN.create_us >= _slot("from_us"),
+            _RUN.create_us < _slot("until_us"),
+        )
+    )
+)
+
 DEFINITIONS = _of_log(
     _WORKFLOW, [_WORKFLOW.name, _WORKFLOW.version, _WORKFLOW.digest, _WORKFLOW.canonical]
 ).order_by(_WORKFLOW.name, _WORKFLOW.version)

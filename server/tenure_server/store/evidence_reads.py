@@ -152,6 +152,11 @@ class EvidenceReads:
         """The digests of the definitions that open runs use, and the definitions."""
         return [(digest, bytes(text)) for digest, text in self._rows(queries.DEFINITIONS_IN_USE)]
 
+    def definitions_started(self, from_us: int, until_us: int) -> list[tuple[str, bytes]]:
+        """The digests of the definitions of runs started in a span, and the definitions."""
+        found = self._rows(queries.DEFINITIONS_STARTED, from_us=from_us, until_us=until_us)
+        return [(digest, bytes(text)) for digest, text in found]
+
     def definitions(self) -> list[tuple[str, int, str, bytes]]:
         """Every registered definition: name, version, digest, and the definition."""
         found = self._rows(queries.DEFINITIONS)

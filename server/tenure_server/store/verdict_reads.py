@@ -24,7 +24,6 @@ _TENANT = _slot("tenant_id")
 
 _ENTRY = tables.EvidenceEntry
 _HEAD = tables.EvidenceHead
-_CHECKPOINT = tables.EvidenceCheckpoint
 _RUN = tables.WorkflowRun
 _TASK = tables.WorkflowTask
 _EVENT = tables.WorkflowExecutionLog
@@ -70,16 +69,16 @@ class Attempts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What a report is about: everything, or what happened to the runs of a workflow, or to one."""
+    """What a report is about: everything, or what happened to the runs of a workflow, or to one.
+
+    To a workflow belongs what names it as its subject too, such as a start that was denied.
+    """
 
     workflow: str = ""
     run_id: str = ""
 
 
 _SIZE = _HEAD.select(_HEAD.size).where(_HEAD.tenant_id == _TENANT)
-_CHECKPOINT_NEWEST = _CHECKPOINT.select(fn.MAX(_CHECKPOINT.size)).where(
-    _CHECKPOINT.tenant_id == _TENANT
-)
 _NEWEST_INDEX = _ENTRY.select(fn.MAX(_ENTRY.entry_index)).where(_ENTRY.tenant_id == _TENANT)
 _DECISIONS = (
     _ENTRY.select(
@@ -114,6 +113,20 @@ _AGENTS = (
 )
 
 
+_NOTHING_HAPPENED = (
+    _ENTRY.select(_ENTRY.entry_index, _ENTRY.standing, _ENTRY.entry)
+    .where(
+        _ENTRY.tenant_id == _TENANT,
+        _ENTRY.at_us >= _slot("from_us"),
+        _ENTRY.at_us < _slot("until_us"),
+        _ENTRY.items.is_null(),
+        _ENTRY.entry_index > _slot("after_index"),
+    )
+    .order_by(_ENTRY.entry_index)
+    .limit(_slot("limit"))
+)
+
+
 class VerdictReads:
     """Reads one tenant's decisions. Raises StoreFailed through `Store.reading`."""
 
@@ -125,11 +138,6 @@ class VerdictReads:
         """How many entries the tenant's log has."""
         found = self._rows(_SIZE)
         return found[0][0] if found else 0
-
-    def checkpoint_size(self) -> int | None:
-        """How many entries the newest checkpoint covers; None: there is none yet."""
-        [(size,)] = self._rows(_CHECKPOINT_NEWEST)
-        return None if size is None else int(size)
 
     def entry_count(self) -> int:
         """One more than the number of the newest entry that is there."""
@@ -197,6 +205,29 @@ class VerdictReads:
             query, scope, from_us=from_us, until_us=until_us, after_index=after_index, limit=limit
         )
         return [(row[0], row[1], orjson.loads(bytes(row[2]))) for row in rows]
+
+    def named(
+        self, scope: Scope, from_us: int, until_us: int, after_index: int, limit: int
+    ) -> tuple[list[tuple[int, int, dict[str, Any]]], int | None]:
+        """Those of the next entries of a span that name the scope's workflow, and by which nothing
+        happened to a run; with the number to go on after, None: these were the last.
+        """
+        rows = self._rows(
+            _NOTHING_HAPPENED,
+            from_us=from_us,
+            until_us=until_us,
+            after_index=after_index,
+            limit=limit,
+        )
+        # In canonical bytes no text has a quote without a backslash before it: only a member
+        # matches, and only the subject has one of this name.
+        member = b'"workflow":' + orjson.dumps(scope.workflow)
+        found = [
+            (row[0], row[1], orjson.loads(entry))
+            for row in rows
+            if member in (entry := bytes(row[2]))
+        ]
+        return found, rows[-1][0] if len(rows) == limit else None
 
     def run_states(
         self, scope: Scope, from_us: int, until_us: int

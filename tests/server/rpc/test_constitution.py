@@ -308,15 +308,28 @@ async def test_articles_of_one_tenant_never_reach_another(
     assert "alpha-" not in orjson.dumps(logs.of("beta")).decode()
     assert "alpha-agents" in orjson.dumps(logs.of("alpha")).decode()
     await put(coordinator, article("call", "rpc.service != 'Agents'", name="alpha-shut"))
-    refusal = await refused(agents.LeaseTasks(agents_pb2.LeaseTasksRequest(agent="x", kinds=["k"])))
-    assert refusal.facts["article"] == "alpha-shut"
+    await start(coordinator, tenant="beta")
+    found = await agents.LeaseTasks(agents_pb2.LeaseTasksRequest(agent="x", kinds=["k"]))
+    assert [run.tenant_id for run in found.batch.runs] == ["beta"]
     logs = logbook.read(coordinator.server.store)
-    assert [entry["verdict"] for entry in (logs.of("alpha")[-1], logs.of("beta")[-1])] == [
-        "deny",
-        "allow",
-    ]
-    assert logs.of("beta")[-1]["refusal"] == "CALL_DENIED"
-    assert "articles" not in logs.of("beta")[-1]
+    shut, other = logs.of("alpha")[-1], logs.of("beta")[-1]
+    assert (shut["verdict"], shut["refusal"]) == ("deny", "CALL_DENIED")
+    assert [one["id"] for one in shut["articles"]] == ["alpha-shut"]
+    assert other["verdict"] == "allow"
+    assert "refusal" not in other
+    assert "articles" not in other
+
+
+async def test_a_call_that_every_tenant_denies_is_refused(
+    coordinator: LiveCoordinator, refused: Refused
+) -> None:
+    """Then there is nobody left for whom it could go on."""
+    for tenant in ("alpha", "beta"):
+        await put(coordinator, article("call", "rpc.service != 'Agents'"), tenant=tenant)
+    secret = await coordinator.make_key("agent", tenants=("alpha", "beta"))
+    agents = coordinator.calls_with(secret).agents
+    request = agents_pb2.LeaseTasksRequest(agent="x", kinds=["k"])
+    assert (await refused(agents.LeaseTasks(request))).reason == "CALL_DENIED"
 
 
 async def test_an_agent_for_one_tenant_is_not_judged_by_the_other(

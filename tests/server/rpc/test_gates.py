@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from tenure.v1 import access_pb2, runs_pb2, tenants_pb2, workflows_pb2
 from tenure_constitution.judge import Objection
-from tenure_constitution.laws import Effect, Law, Perspective
+from tenure_constitution.laws import Effect, Law, Perspective, Point
 from tenure_evidence.canonical import digest_text
 from tenure_server.core import errors, ids, records
 from tenure_server.core.evidence import INSTALLATION, Act
@@ -82,11 +82,13 @@ class OwnDesk:
         *,
         platform_only: bool,
         keeps_facts: bool,
-    ) -> None:
+        divisible: bool,
+    ) -> Sequence[str]:
         self.judged.append((rpc["method"], tuple(tenant_ids)))
         if self.denying is not None:
             act.object(tenant_ids[0], [self.denying])
             raise errors.CallDenied([self.denying])
+        return ()
 
     def log_of(self, tenant_ids: Sequence[str]) -> Sequence[str]:
         return tenant_ids if len(tenant_ids) == 1 else (INSTALLATION,)
@@ -661,6 +663,7 @@ async def test_what_the_constitution_denies_never_reaches_its_handler(
         article="closed-on-sundays",
         law=Law.PRECEDENCE,
         perspective=Perspective.RESOURCE_CONSTRAINT,
+        point=Point.CALL,
         effect=Effect.DENY,
         message="come back tomorrow",
     )

@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from tests import logbook
 from tests.conftest import LiveCoordinator
 from tests.server.rpc.conftest import Refused
 
@@ -314,3 +315,30 @@ async def test_a_key_that_was_revoked_elsewhere_ends_its_silent_streams(
 
     await engine.mutate(tenants=(), remember_under="", request=None, work=revoke)
     assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_no_tenant_is_called_as_the_installations_log(
+    coordinator: LiveCoordinator, refused: Refused
+) -> None:
+    """A decision's id says in whose log it is, and must not say two things."""
+    request = tenants_pb2.CreateTenantRequest(tenant_id="installation")
+    refusal = await refused(coordinator.calls("operator").tenants.CreateTenant(request))
+    assert refusal.reason == "FIELD_INVALID"
+
+
+async def test_evidence_says_which_tenant_and_which_key(coordinator: LiveCoordinator) -> None:
+    """All but the secret, so that a key that nobody made can be told from those that were."""
+    tenants = coordinator.calls("operator").tenants
+    await tenants.CreateTenant(tenants_pb2.CreateTenantRequest(tenant_id="gamma", max_leases=7))
+    made = await tenants.CreateApiKey(
+        tenants_pb2.CreateApiKeyRequest(name="k", roles=[VIEWER, ADMIN], tenant_ids=["gamma"])
+    )
+    api_key_id = made.api_key.api_key_id
+    await tenants.RevokeApiKey(tenants_pb2.RevokeApiKeyRequest(api_key_id=api_key_id))
+    entries = logbook.read(coordinator.server.store).of("")[-3:]
+    assert [entry["subject"] for entry in entries] == [
+        {"tenant": "gamma", "max_leases": "7", "weight": "1"},
+        {"api_key": api_key_id, "roles": "tenant_admin viewer", "tenants": "gamma"},
+        {"api_key": api_key_id},
+    ]
+    assert made.secret not in str(entries)

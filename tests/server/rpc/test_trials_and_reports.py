@@ -121,7 +121,14 @@ async def test_a_report_counts_what_the_log_holds(
     of_workflow = await calls.GetComplianceReport(
         constitution_pb2.GetComplianceReportRequest(workflow="w")
     )
-    assert (of_workflow.runs, of_workflow.acts) == (1, 3)
+    # The registration and the two starts that were refused name it, and nothing else does.
+    assert (of_workflow.runs, of_workflow.acts, of_workflow.refusals) == (1, 6, 2)
+    assert [one.denied for one in of_workflow.articles if not one.platform] == [2]
+    await put(coordinator)
+    later = await calls.GetComplianceReport(constitution_pb2.GetComplianceReportRequest())
+    [former] = [one for one in later.articles if not one.platform]
+    assert (former.article.id, former.denied, former.article.expression) == ("at-start", 2, "")
+    assert former.article.message == "no longer in force"
     for request in (
         constitution_pb2.GetComplianceReportRequest(workflow="none"),
         constitution_pb2.GetComplianceReportRequest(run_id=run_id.replace(run_id[-4:], "0000")),
@@ -129,3 +136,20 @@ async def test_a_report_counts_what_the_log_holds(
         assert (await refused(calls.GetComplianceReport(request))).code is grpc.StatusCode.NOT_FOUND
     too_long = constitution_pb2.GetComplianceReportRequest(start_time=Timestamp(seconds=1))
     assert (await refused(calls.GetComplianceReport(too_long))).fields.keys() == {"start_time"}
+
+
+async def test_a_trial_knows_what_an_article_said_before_its_id_meant_another(
+    coordinator: LiveCoordinator, refused: Refused
+) -> None:
+    """What was decided is what the entry says, not what the newest version would have said."""
+    await put(coordinator, article("start", "run.priority < 5"))
+    await register(coordinator)
+    await refused(start(coordinator, priority=7))
+    await put(coordinator, article("start", "run.priority < 9"))
+    none, _ = await tried(coordinator)
+    assert [(POINTS[one.point], one.was, one.would) for one in none] == [("start", DENY, ALLOW)]
+    first, _ = await tried(coordinator, article("start", "run.priority < 5"))
+    assert first == []
+    entries = logbook.read(coordinator.server.store).of("alpha")
+    [said] = next(one["articles"] for one in entries if one.get("refusal") == "ACT_DENIED")
+    assert (said["point"], said["message"] != "", "problem" in said) == ("start", True, False)

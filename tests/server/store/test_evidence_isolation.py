@@ -34,6 +34,7 @@ CALLS: dict[str, list[Call]] = {
     "checkpoints": [lambda r: r.checkpoints(ALL, 100)],
     "newest_checkpoint": [lambda r: r.newest_checkpoint()],
     "definitions": [lambda r: r.definitions()],
+    "definitions_started": [lambda r: r.definitions_started(0, 1 << 60)],
     "definitions_in_use": [lambda r: r.definitions_in_use()],
     "registration": [lambda r: r.registration(OTHER)],
     "constitution": [lambda r: r.constitution(OTHER)],
