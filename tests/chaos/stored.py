@@ -14,8 +14,8 @@ from tests.chaos.history import Entry, Flow, Happening, Record, StoredEvent, Sto
 
 from tenure_evidence import audit, keys
 from tenure_evidence.canonical import canonical
+from tenure_evidence.packing import unpacked
 from tenure_server.core.lifecycle import EventKind, RunState
-from tenure_server.store.items import unpacked
 from tenure_server.store.sqlite import path_of
 
 Query = Callable[[str], Iterable[tuple[Any, ...]]]

@@ -20,7 +20,7 @@ from tests.wire.installation import TENANT, Installation
 from tests.wire.nest import INPUT_TEXT, OUTPUT_TEXT, Kept
 from tests.wire.test_examples import ROOT, TENURE, environment
 
-from tenure_server.store.items import unpacked
+from tenure_evidence.packing import unpacked
 
 NODE = shutil.which("node")
 VERIFIER = ROOT / "examples" / "verify-bundle" / "verify.mjs"

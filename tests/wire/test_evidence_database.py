@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -246,3 +249,22 @@ def test_what_retention_removes_is_counted_and_not_blamed(
         assert code == 0, made
     [log] = [each for each in made["logs"] if each["log"] == "dev"]
     assert (log["ok"], log["events"], log["events_pruned"]) == (True, 0, 8)
+
+
+def test_acts_of_many_events_are_audited_like_those_of_few(ask: Ask, tmp_path: Path) -> None:
+    """Their items are stored packed. Among them are tasks that fail, and what depends on them."""
+    tasks: list[dict[str, Any]] = [{"key": f"t{n}", "kind": "tenure.noop"} for n in range(40)]
+    tasks += [
+        {"key": "bad", "kind": "tenure.fail", "retry": {"max_attempts": 2, "initial_delay": "1ms"}},
+        {"key": "after", "kind": "tenure.noop", "depends_on": ["bad"]},
+    ]
+    file, data = tmp_path / "many.json", tmp_path / "data"
+    file.write_text(json.dumps({"name": "many", "tasks": tasks}))
+    command = ["-m", "tenure_client", "dev", "run", str(file), "--data", str(data), "--json"]
+    made = subprocess.run([sys.executable, *command], capture_output=True, timeout=60, check=False)
+    assert json.loads(made.stdout)["state"] == "FAILED", made.stderr
+    with closing(sqlite3.connect(data / "tenure.db")) as database:
+        sql = "SELECT count(*) FROM evidence_entries WHERE hex(substr(items, 1, 1)) != '5B'"
+        assert database.execute(sql).fetchone()[0] > 0, "nothing was packed"
+    code, found = ask("audit", "--database", str(data / "tenure.db"))
+    assert (code, found["ok"]) == (0, True), found

@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from tenure_evidence.packing import unpacked
+
 #: Columns of an entry in the order of `Stored`.
 _ENTRIES = """
 SELECT e.entry_index, e.entry, e.items, n.hash,
@@ -124,7 +126,7 @@ class Database:
             yield Stored(
                 index=int(index),
                 entry=_bytes(entry) or b"",
-                items=_bytes(items),
+                items=_array(_bytes(items)),
                 leaf=_bytes(leaf),
                 columns=tuple(columns),
             )
@@ -141,6 +143,14 @@ class Database:
     def row(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row of a query, or None. Raises sqlite3.Error likewise."""
         return next(self.rows(sql, *values), None)
+
+
+def _array(stored: bytes | None) -> bytes | None:
+    """The items as an array. What is damaged stays as it is, for the audit to find."""
+    try:
+        return None if stored is None else unpacked(stored)
+    except (ValueError, AttributeError):
+        return stored
 
 
 def _bytes(value: Any) -> bytes | None:

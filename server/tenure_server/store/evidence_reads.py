@@ -15,11 +15,11 @@ from peewee import Node
 
 from tenure_evidence import tree
 from tenure_evidence.canonical import canonical
+from tenure_evidence.packing import unpacked
 from tenure_server.core import records
 from tenure_server.store import evidence_queries as queries
 from tenure_server.store import statements, tables
 from tenure_server.store.database import Store
-from tenure_server.store.items import unpacked
 
 #: How many entries are read at once where all of a log or of a run are wanted.
 PAGE = 500

@@ -14,11 +14,11 @@ from typing import TypeVar
 import orjson
 
 from tenure_evidence import tree
+from tenure_evidence.packing import packed
 from tenure_server.core import journal
 from tenure_server.core.evidence import INSTALLATION, Draft, entry_bytes
 from tenure_server.store import statements, tables
 from tenure_server.store.backend import Backend
-from tenure_server.store.items import packed
 
 T = TypeVar("T")
 #: Signs the entry of a grant for agents: the hash of the key that signs now, and its signature.

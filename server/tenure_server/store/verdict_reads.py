@@ -14,10 +14,10 @@ from typing import Any
 import orjson
 from peewee import Case, Node, fn
 
+from tenure_evidence.packing import unpacked
 from tenure_server.core.lifecycle import RunState
 from tenure_server.store import statements, tables
 from tenure_server.store.database import Store
-from tenure_server.store.items import unpacked
 
 _slot = statements.slot
 _TENANT = _slot("tenant_id")

@@ -7,7 +7,7 @@ import os
 import orjson
 import pytest
 
-from tenure_server.store.items import packed, unpacked
+from tenure_evidence.packing import packed, unpacked
 
 FEW = [b'{"seq":1}', b'{"seq":2}']
 MANY = [b'{"kind":"task.leased","run":"r","seq":%d}' % number for number in range(256)]
