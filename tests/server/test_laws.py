@@ -133,7 +133,7 @@ async def test_a_gap_at_the_end_of_a_log_shows_in_the_report(tmp_path: Path) -> 
             verdict_pb2.LAW_VERIFIABILITY,
             verdict_pb2.LAW_INTEGRITY,
         ]
-        assert "and ends after" in broken[0].standing
+        assert "is missing: the log is said to have" in broken[0].standing
 
 
 async def _laws(live: LiveCoordinator) -> Any:
