@@ -87,6 +87,21 @@ class Engine:
             learn=self._learn,
             chain=None if notary is None else notary.chain,
         )
+        self._lay_down_the_law(store, notary)
+        #: What can be asked of the logs.
+        self.logbook = Logbook(self._floor, store, self.read, notary)
+        #: Writes down an act by which nothing changed, and says where a call stands that chose no
+        #: tenant; see `Logbook`.
+        self.record, self.log_of = self.logbook.record, self.logbook.log_of
+        #: Closes a tenant's desk while it is erased; see `closing`.
+        self.closed_for_good = partial(closed_for_good, self._floor)
+        #: What agents may ask.
+        self.work = Work(
+            self._floor, store, read=self.read, workflow_by_digest=self.workflows.by_digest
+        )
+
+    def _lay_down_the_law(self, store: Store, notary: Notary | None) -> None:
+        """Makes what judges, what may change by what it judges, and what tells how it was kept."""
         self.court = Court(
             self.constitutions, lambda: self._floor.desks, self.now_us, self._floor.note
         )
@@ -118,17 +133,6 @@ class Engine:
             read=self.read,
             now_us=self.now_us,
             chain=None if notary is None else notary.chain,
-        )
-        #: What can be asked of the logs.
-        self.logbook = Logbook(self._floor, store, self.read, notary)
-        #: Writes down an act by which nothing changed, and says where a call stands that chose no
-        #: tenant; see `Logbook`.
-        self.record, self.log_of = self.logbook.record, self.logbook.log_of
-        #: Closes a tenant's desk while it is erased; see `closing`.
-        self.closed_for_good = partial(closed_for_good, self._floor)
-        #: What agents may ask.
-        self.work = Work(
-            self._floor, store, read=self.read, workflow_by_digest=self.workflows.by_digest
         )
 
     async def start(self) -> None:
