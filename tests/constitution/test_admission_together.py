@@ -59,9 +59,8 @@ def test_a_slow_trial_is_held_once_more_before_anybody_is_refused(
 
 #: Each has thousands of states, which only a text that never repeats itself brings about.
 STATES: list[str] = [
-    "(a|b)*a" + "(a|b)" * 10 + "z",
-    "(a|b)*a" + "[ab]" * 12 + "z",
-    "(x|y)*x" + "[xy]" * 12 + "z",
+    "(a|b)*a" + "." * 50 + "z",
+    "(x|y)*x" + "." * 50 + "z",
     "(\U0001f600|\U0001f601)*\U0001f600" + "." * 40 + "z",
 ]
 
