@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import duration_pb2, json_format
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.server.core.test_definition import JSON, TEXT
+from tests.proto import declarations
+from tests.proto.declarations import DATA, SPANS
+from tests.server.core.definitions.test_definition import TEXT
 
 from tenure.v1 import payload_pb2, workflows_pb2
-from tenure_client import canonical, payload, workflow_file
+from tenure_client import canonical, workflow_file
 from tenure_client.graph import DefinitionError
 from tenure_constitution.dimensions import NAMES
+from tenure_server.core import errors
+from tenure_server.core.definitions.definition import parse
 from tenure_server.rpc import convert
 
 ROOT = Path(__file__).parents[2]
@@ -23,14 +27,6 @@ FILES = sorted(
 )
 WORKFLOWS = [path for path in FILES if "tasks:" in path.read_text(encoding="utf-8")]
 
-SPANS = st.builds(
-    duration_pb2.Duration, seconds=st.integers(0, 100_000), nanos=st.integers(0, 999_999_999)
-)
-DATA = st.builds(payload.encode, JSON) | st.builds(
-    payload_pb2.Payload,
-    data=st.binary(max_size=9),
-    content_type=st.sampled_from(["text/plain", "application/octet-stream"]),
-)
 #: What a program in another language may send: JSON as a tree, where all numbers are floats.
 TREES = st.recursive(
     st.none()
@@ -86,6 +82,27 @@ def test_both_sides_make_the_same_bytes_of_any_definition(
     there = convert.definition(definition)
     assert canonical.encode(definition) == there.canonical()
     assert canonical.digest(definition) == there.digest()
+
+
+@given(declarations.DEFINITIONS)
+def test_both_sides_make_the_same_bytes_of_whatever_can_be_declared(
+    definition: workflows_pb2.WorkflowDefinition,
+) -> None:
+    there = convert.definition(definition)
+    assert canonical.encode(definition) == there.canonical()
+    assert parse(there.canonical()).canonical() == there.canonical()
+    back = convert.definition_message(there)
+    assert convert.definition(back).canonical() == there.canonical()
+
+
+def test_a_number_that_no_enum_has_is_refused_on_both_sides() -> None:
+    definition = workflows_pb2.WorkflowDefinition(name="w")
+    definition.tasks.add(key="a", kind="k").trigger = 99  # type: ignore[assignment]
+    reason = "is 99, which the contract does not have"
+    with pytest.raises(DefinitionError, match=rf"tasks\[0\]\.trigger: {reason}"):
+        canonical.form(definition)
+    with pytest.raises(errors.FieldsInvalid, match=rf"definition\.tasks\[0\]\.trigger: {reason}"):
+        convert.definition(definition)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.parent.name)

@@ -146,7 +146,7 @@ def _fields(type_name: str) -> dict[str, Field]:
 def test_the_whole_contract_is_looked_at() -> None:
     """The walk finds all services and more than a hundred fields: it cannot pass on nothing."""
     services = {rpc.name.partition(".")[0] for rpc in RPCS}
-    assert services >= {"Agents", "Runs", "Tenants", "Workflows"}
+    assert services >= {"Agents", "Runs", "Schedules", "Tenants", "Workflows"}
     assert len(RPCS) >= 25
     assert len(THINGS) > 300
 
@@ -229,15 +229,16 @@ def test_a_mutation_can_be_repeated_safely(rpc: Rpc) -> None:
 
 @every_rpc
 def test_what_a_name_promises_the_rule_keeps(rpc: Rpc) -> None:
-    """Calls that get, list, watch, validate, export or try are reads; no other call is."""
-    reads = re.match(r"(Get|List|Watch|Validate|Export|Try)[A-Z]", rpc.verb_and_noun) is not None
+    """Only calls that get, list, count, compare, explain, watch, validate, export or try read."""
+    verbs = r"(Get|List|Count|Compare|Explain|Watch|Validate|Export|Try)[A-Z]"
+    reads = re.match(verbs, rpc.verb_and_noun) is not None
     assert (rpc.rule.rate == access_pb2.RATE_CLASS_READ) == reads
 
 
 @every_rpc
 def test_a_list_comes_in_pages(rpc: Rpc) -> None:
-    """A list takes a page size, and a token or, for numbered things, a number to go on from."""
-    if not rpc.verb_and_noun.startswith("List"):
+    """It takes a page size, and a token or, for numbered things, a number to go on from."""
+    if not rpc.verb_and_noun.startswith(("List", "Explain")):
         assert "page_size" not in _fields(rpc.method.input_type)
         return
     asked, given = _fields(rpc.method.input_type), _fields(rpc.method.output_type)
@@ -274,6 +275,10 @@ OWNED_BY_NAME = {
     "workflow": access_pb2.OWNED_WORKFLOW,
     "started_by": access_pb2.OWNED_API_KEY,
     "created_by": access_pb2.OWNED_API_KEY,
+    "paused_by": access_pb2.OWNED_API_KEY,
+    "asked_by": access_pb2.OWNED_API_KEY,
+    "acts_for": access_pb2.OWNED_API_KEY,
+    "open_run_ids": access_pb2.OWNED_RUN,
 }
 
 
