@@ -140,7 +140,7 @@ ADMITTED: list[str] = [
     "workflow.kinds.exists_one(k, k == 'sql')",
     "workflow.kinds.filter(k, k.contains('sql')).size() < 3",
     "run.labels.all(k, run.labels[k] != '')",
-    "workflow.kinds.all(k, k.matches('^(sql|http)-[a-z]+$'))",
+    "workflow.kinds.all(k, k.matches('^sql-'))",
     r"task.key.matches(r'^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')",
     r"run.labels.team.matches('^[a-z]{1,20}$') || run.labels['team'].matches('x')",
     r"task.key.matches('\\d+\\{3}')",
@@ -204,10 +204,10 @@ def test_an_article_that_stalls_its_trial_is_stopped_and_named() -> None:
         "import re\n"
         "from tenure_constitution import trial\n"
         "attempt = trial.attempt\n"
-        "def stalling(expression, point):\n"
+        "def stalling(expression, point, stopwatch):\n"
         "    if 'shell' in expression:\n"
         "        re.fullmatch('(a+)+', 'a' * 64 + 'b')\n"
-        "    return attempt(expression, point)\n"
+        "    return attempt(expression, point, stopwatch)\n"
         "trial.ARTICLE_SECONDS_MAX = 0.3\n"
         "trial.attempt = stalling\n"
         "trial.main()\n"

@@ -61,7 +61,7 @@ def test_a_slow_trial_is_held_once_more_before_anybody_is_refused(
 STATES: list[str] = [
     "(a|b)*a" + "." * 50 + "z",
     "(x|y)*x" + "." * 50 + "z",
-    "(\U0001f600|\U0001f601)*\U0001f600" + "." * 40 + "z",
+    "(\U0001f600|\U0001f601)*\U0001f600" + "." * 50 + "z",
 ]
 
 
@@ -76,5 +76,6 @@ STATES: list[str] = [
 )
 def test_a_pattern_with_very_many_states_is_refused(pattern: str, form: str) -> None:
     """Also where a condition, or the first item, would end the loop before it costs anything."""
-    with pytest.raises(ArticleRefused, match="takes too long to evaluate"):
+    # On a busy machine its trial may be over before it has come out how long it takes.
+    with pytest.raises(ArticleRefused, match="takes too long"):
         admission.admit(rules(rule(form.format(pattern), Point.REGISTER)))

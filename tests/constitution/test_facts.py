@@ -15,7 +15,22 @@ from tenure_constitution import definitions, dimensions, facts
 from tenure_constitution.dimensions import RunSummary
 from tenure_constitution.facts import FACTS, Kind
 from tenure_constitution.laws import Coverage, Dimension, Point
-from tenure_server.core.definition import Payload, RetryPolicy, WorkflowDefinition, WorkflowTask
+from tenure_server.core.definitions.definition import (
+    Payload,
+    RetryPolicy,
+    WorkflowDefinition,
+    WorkflowTask,
+)
+from tenure_server.core.definitions.features import (
+    Approval,
+    Concurrency,
+    EventTrigger,
+    ForEach,
+    Handler,
+    Placement,
+    SubWorkflow,
+    Timer,
+)
 from tenure_server.rpc import convert
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +97,107 @@ def test_the_facts_of_a_definition() -> None:
         "input_bytes": 11,
         "description_length": 7,
         "max_leases": 4,
+        "tasks_waiting": 0,
+        "timers": 0,
+        "approvals": 0,
+        "approvers": (),
+        "sub_workflows": (),
+        "events": (),
+        "tasks_with_for_each": 0,
+        "max_items": 0,
+        "tasks_with_compensation": 0,
+        "tasks_with_placement": 0,
+        "on_failure": False,
+        "total_timeout_seconds": 0,
+        "max_runs": 0,
     }
+
+
+def release() -> WorkflowDefinition:
+    """A workflow in which people, lists and other workflows have a part."""
+    undo = Handler(kind="roll-back", input=Payload(b"{}"), retry=RetryPolicy(max_attempts=9))
+    return flow(
+        WorkflowTask(
+            key="build",
+            kind="build",
+            for_each=ForEach(items="run.input.targets", items_max=20),
+            attempt_timeout_us=60_000_000,
+            placement=Placement(required={"os": "linux"}),
+        ),
+        WorkflowTask(
+            key="asked",
+            kind="",
+            depends_on=("build",),
+            wait=Approval(
+                approvers=("ann", "bob"), escalate_after_us=1_000_000, escalate_to=("chief",)
+            ),
+        ),
+        WorkflowTask(key="night", kind="", depends_on=("asked",), wait=Timer(delay_us=1)),
+        WorkflowTask(
+            key="deploy",
+            kind="",
+            depends_on=("night",),
+            wait=SubWorkflow(name="deploy-one"),
+            compensation=undo,
+        ),
+        total_timeout_us=86_400_500_000,
+        on_failure=Handler(kind="tell", attempt_timeout_us=90_000_000),
+        concurrency=Concurrency(limit=2),
+        events=(EventTrigger(name="pushed"),),
+    )
+
+
+def test_the_facts_of_a_definition_with_people_lists_and_other_workflows() -> None:
+    release().check()
+    found = facts_of(release())
+    expected = {
+        "kinds": ("build", "roll-back", "tell"),
+        "kind_count": 3,
+        "tasks_with_timeout": 1,
+        "max_attempt_timeout_seconds": 90,
+        "tasks_with_retry": 0,
+        "max_attempts": 9,
+        "input_bytes": 2,
+        "tasks_waiting": 3,
+        "timers": 1,
+        "approvals": 1,
+        "approvers": ("ann", "bob", "chief"),
+        "sub_workflows": ("deploy-one",),
+        "events": ("pushed",),
+        "tasks_with_for_each": 1,
+        "max_items": 20,
+        "tasks_with_compensation": 1,
+        "tasks_with_placement": 1,
+        "on_failure": True,
+        "total_timeout_seconds": 86_401,
+        "max_runs": 2,
+        "missing": ("intent", "context", "scope", "state", "ethics"),
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_the_dimensions_tell_of_people_lists_and_limits() -> None:
+    found = {item.dimension: item.basis for item in dimensions.of_workflow(facts_of(release()))}
+    assert found[Dimension.STAKEHOLDERS] == (
+        "1 approval, for which 3 approvers: ann, bob, chief are named."
+    )
+    assert found[Dimension.TIME] == (
+        "Every attempt has a time limit, 90 s at most. A run takes 86401 s at most. "
+        "Timers: 1 of 4 tasks."
+    )
+    assert found[Dimension.SCALE] == (
+        "4 tasks in 4 levels, 1 task wide at most. "
+        "Lists of up to 20 items: 1 of 4 tasks. At most 2 runs of a key at once."
+    )
+    assert found[Dimension.SPACE] == "Which agents execute them is said for 1 of 4 tasks."
+    assert found[Dimension.MODALITY] == (
+        "Its tasks are of 3 kinds: build, roll-back, tell. "
+        "No agent executes 3 of 4 tasks. People decide in 1 approval."
+    )
+    assert found[Dimension.RISK] == (
+        "0 of 4 tasks can be attempted again, 1 of 4 tasks has a time limit. "
+        "A failed run undoes 1 of 4 tasks. Something is executed after a failure."
+    )
 
 
 def test_the_facts_of_the_plainest_definition() -> None:
@@ -94,7 +209,7 @@ def test_the_facts_of_the_plainest_definition() -> None:
 
 
 def test_a_definition_gives_every_fact_of_the_table_in_its_type() -> None:
-    for found in (facts_of(diamond()), facts_of(diamond(), risk="low")):
+    for found in (facts_of(diamond()), facts_of(diamond(), risk="low"), facts_of(release())):
         table = {fact.name: fact for fact in FACTS.values() if fact.root == "workflow"}
         assert found.keys() == table.keys()
         for name, value in found.items():

@@ -16,7 +16,7 @@ from tenure_constitution.article import ConstitutionInvalid
 from tenure_constitution.facts import Labels
 from tenure_constitution.judge import Judge
 from tenure_constitution.laws import Point, VerdictResult
-from tenure_server.core.definition import RetryPolicy, WorkflowDefinition, WorkflowTask
+from tenure_server.core.definitions.definition import RetryPolicy, WorkflowDefinition, WorkflowTask
 from tenure_server.rpc import convert
 
 PLATFORM = article.platform_default()

@@ -197,7 +197,9 @@ def _entries_foreign() -> Iterator[Mutation]:
 def _items_changed() -> Iterator[Mutation]:
     changes: list[dict[str, Any]] = [
         {"at": 1}, {"kind": "task.checkpointed"}, {"run": "run-9"}, {"seq": 1}, {"term": 9},
-        {"result": "sha256:" + "0" * 64}, {"extra": True},
+        {"result": "sha256:" + "0" * 64}, {"extra": True}, {"task": "", "tasks": ["left"]},
+        {"tasks": ["left", "load"]}, {"task": "", "tasks": ["left", "right", "load"]},
+        {"task": "", "tasks": ["right", "left"]}, {"task": "left", "tasks": ""},
     ]  # fmt: skip
     for place, part in enumerate(entries_of(statement())):
         for number in range(len(part["items"])):

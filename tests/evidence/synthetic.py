@@ -29,12 +29,17 @@ ROOT, NEWEST = signing_key(1), signing_key(2)
 CERTIFICATES = [keys.certificate(ROOT, INSTALLATION, 2, NEWEST.verifier, 1_000)]
 
 
+def kind_of(task: str) -> str:
+    """The kind of a task: the two in the middle are alike."""
+    return "kind.side" if task in ("left", "right") else f"kind.{task}"
+
+
 def definition_of(tasks: dict[str, tuple[str, ...]]) -> bytes:
     """Canonical as the coordinator's definitions are: with null, and with floats."""
     rows = [
         {
             "key": key,
-            "kind": f"kind.{key}",
+            "kind": kind_of(key),
             "depends_on": list(depends_on),
             "priority": 0,
             "attempt_timeout_us": None,
@@ -109,13 +114,15 @@ class Run:
         """The first event."""
         return self.item("run.started", definition=self.digest, constitution=CONSTITUTION)
 
-    def leased(self, task: str, term: int) -> dict[str, Any]:
-        """A lease."""
+    def leased(self, *tasks: str, term: int = 1) -> dict[str, Any]:
+        """A lease, or several that are alike."""
         given = digests.given_digest(None, None, [], None)
-        return self.item(
-            "task.leased", task=task, attempt=1, term=term, agent="a-1", definition=self.digest,
-            constitution=CONSTITUTION, handler=f"kind.{task}", input=hash_text(given),
+        item = self.item(
+            "task.leased", attempt=1, term=term, agent="a-1", definition=self.digest,
+            constitution=CONSTITUTION, handler=kind_of(tasks[0]), input=hash_text(given),
         )  # fmt: skip
+        self.seq += len(tasks) - 1
+        return item | ({"task": tasks[0]} if len(tasks) == 1 else {"tasks": list(tasks)})
 
     def ended(self, task: str, term: int, kind: str = "task.succeeded") -> dict[str, Any]:
         """A result."""
@@ -132,25 +139,24 @@ def diamond_log(run_name: str = "run-1", tenant: str = "acme") -> Log:
     subject = {"workflow": "etl", "version": "3", "run": run_name}
     log.append("run.start", [run.started()], subject=subject, method="/tenure.v1.Runs/StartRun")
     log.append("run.start", [other.started()], subject={"run": "run-other"})
-    log.append("lease.grant", [other.leased("extract", 1), run.leased("extract", 1)])
+    log.append("lease.grant", [other.leased("extract", term=1), run.leased("extract", term=1)])
     log.append("run.cancel", verdict="deny", refusal="FORBIDDEN", subject={"run": run_name})
     log.append("time.pass", [run.item("task.lease_lost", task="extract", attempt=1, term=1)])
-    log.append("lease.grant", [run.leased("extract", 2)])
+    log.append("lease.grant", [run.leased("extract", term=2)])
     log.append("task.report", [run.ended("extract", 2, "task.retrying")])
-    log.append("lease.grant", [run.leased("extract", 3), other.leased("extract", 2)])
+    log.append("lease.grant", [run.leased("extract", term=3), other.leased("extract", term=2)])
     log.append("tenant.get", verdict="warn")
     log.append(
         "task.report",
         [
             other.ended("extract", 2),
             run.ended("extract", 3),
-            run.leased("left", 1),
-            run.leased("right", 1),
-            other.leased("left", 1),
+            run.leased("left", "right"),
+            other.leased("left"),
         ],
     )
     log.append("task.report", [run.ended("right", 1)])
-    log.append("task.report", [run.ended("left", 1), run.leased("load", 1)])
+    log.append("task.report", [run.ended("left", 1), run.leased("load", term=1)])
     log.append("task.report", [run.ended("load", 1), run.item("run.succeeded")])
     for number in range(6):
         log.append("tenant.get", verdict="deny", refusal="NO_SUCH_THING", took=number)

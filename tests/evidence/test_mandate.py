@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tenure_evidence import keys, mandate, notes, tree
 from tenure_evidence.canonical import canonical, read
 from tenure_evidence.digests import given_digest, payload_digest
+from tenure_evidence.items import lease_item
 from tenure_evidence.signing import SigningKey
 
 INSTALLATION = "6f1c64a4-1d55-4f39-9a86-b3ab2ea3ed4e"
@@ -21,7 +22,7 @@ FACTS: dict[str, Any] = {
     "run": "r-1",
     "seq": 2,
     "at": 1_000,
-    "task": "extract",
+    "tasks": ["extract"],
     "attempt": 1,
     "term": 7,
     "agent": "a-1",
@@ -30,7 +31,7 @@ FACTS: dict[str, Any] = {
     "handler": "http.get",
     "given": given_digest(payload_digest(b"{}", ""), None, [], None),
 }
-ITEMS = [mandate.lease_item(**{**FACTS, "run": f"r-{number}"}) for number in range(1, 6)]
+ITEMS = [lease_item(**{**FACTS, "run": f"r-{number}"}) for number in range(1, 6)]
 
 
 def batch(**changes: Any) -> mandate.Mandate:
@@ -68,14 +69,15 @@ def test_every_lease_of_a_batch_is_checked_at_its_place() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"run": "r-2"}, {"seq": 3}, {"at": 1_001}, {"task": "load"}, {"attempt": 2}, {"term": 8},
+        {"run": "r-2"}, {"seq": 3}, {"at": 1_001}, {"attempt": 2}, {"term": 8},
+        {"tasks": ["load"]}, {"tasks": ["extract", "load"]},
         {"agent": "a-2"}, {"definition": "sha256:" + "3" * 64}, {"handler": "shell"},
         {"constitution": "sha256:" + "3" * 64}, {"given": bytes(32)},
     ],
 )  # fmt: skip
 def test_a_lease_that_differs_in_anything_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(mandate.MandateInvalid, match="not the one"):
-        mandate.check_item(batch(), 0, mandate.lease_item(**{**FACTS, **change}))
+        mandate.check_item(batch(), 0, lease_item(**{**FACTS, **change}))
 
 
 def test_a_mandate_of_anyone_or_anything_else_is_refused() -> None:
@@ -117,7 +119,9 @@ def test_the_item_has_the_members_that_are_documented() -> None:
 def test_an_item_written_by_hand_is_what_the_canonical_form_gives(
     agent: str, task: str, handler: str
 ) -> None:
-    facts: dict[str, Any] = {**FACTS, "agent": agent, "task": task, "handler": handler}
-    rest = {name: value for name, value in facts.items() if name != "given"}
+    facts: dict[str, Any] = {**FACTS, "agent": agent, "handler": handler}
+    rest = {name: value for name, value in facts.items() if name not in ("given", "tasks")}
     said = {**rest, "kind": "task.leased", "input": "sha256:" + facts["given"].hex()}
-    assert mandate.lease_item(**facts) == canonical(said)
+    assert lease_item(**{**facts, "tasks": [task]}) == canonical({**said, "task": task})
+    both = [task, "load"]
+    assert lease_item(**{**facts, "tasks": both}) == canonical({**said, "tasks": both})

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+import zlib
+from collections.abc import Callable, Sequence
 
 import orjson
 import pytest
 
-from tenure_evidence.packing import packed, unpacked
+from tenure_evidence.packing import Part, packed, unpacked
 
-FEW = [b'{"seq":1}', b'{"seq":2}']
-MANY = [b'{"kind":"task.leased","run":"r","seq":%d}' % number for number in range(256)]
+FEW = [(b'{"seq":', [b"1}", b"2}"])]
+HEAD = b'{"kind":"task.leased","run":"'
+MANY = [
+    (HEAD, [b'r","seq":%d}' % number for number in range(128)]),
+    (b"", [b'{"kind":"task.failed","run":"r","seq":128,"text":"sha256:\xc3\xa9"}']),
+    (HEAD, [b'r","seq":%d}' % number for number in range(129, 256)]),
+]
+
+
+def items_in(parts: Sequence[Part]) -> list[bytes]:
+    return [head + rest for head, rests in parts for rest in rests]
 
 
 def test_a_few_items_are_stored_as_the_array_they_are() -> None:
@@ -18,12 +29,12 @@ def test_a_few_items_are_stored_as_the_array_they_are() -> None:
 
 
 def test_many_items_take_a_small_part_of_their_room() -> None:
-    assert len(packed(MANY)) * 5 < len(b",".join(MANY))
+    assert len(packed(MANY)) * 5 < len(b",".join(items_in(MANY)))
 
 
-@pytest.mark.parametrize("items", [FEW[:1], FEW, MANY, [os.urandom(4000).hex().encode()]])
-def test_what_was_packed_is_given_back_to_the_byte(items: list[bytes]) -> None:
-    assert unpacked(packed(items)) == b"[" + b",".join(items) + b"]"
+@pytest.mark.parametrize("parts", [FEW, MANY, [(b"", [os.urandom(4000).hex().encode()])]])
+def test_what_was_packed_is_given_back_to_the_byte(parts: Sequence[Part]) -> None:
+    assert unpacked(packed(parts)) == b"[" + b",".join(items_in(parts)) + b"]"
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "changed", "empty"])
@@ -36,6 +47,8 @@ def test_damaged_items_are_told_from_good_ones(damage: str) -> None:
         unpacked(bad)
 
 
-def test_an_array_that_was_stored_before_items_were_packed_is_read() -> None:
-    array = b"[" + b",".join(MANY) + b"]"
-    assert orjson.loads(unpacked(array))[255]["seq"] == 255
+@pytest.mark.parametrize("stored", [bytes, zlib.compress])
+def test_arrays_that_were_stored_in_older_ways_are_read(stored: Callable[[bytes], bytes]) -> None:
+    """As they are, and compressed as they are."""
+    array = b"[" + b",".join(items_in(MANY)) + b"]"
+    assert orjson.loads(unpacked(stored(array)))[255]["seq"] == 255

@@ -177,3 +177,9 @@ def test_a_restored_edge_grows_like_the_first_one(size: int, more: int) -> None:
 def test_an_edge_is_not_restored_without_all_its_nodes() -> None:
     with pytest.raises(KeyError):
         tree.Frontier.restore(3, {(1, 0): tree.EMPTY_ROOT})
+
+
+@pytest.mark.parametrize("length", [0, 1, 1999, 2000, 2001, 4000, 9001])
+def test_a_long_leaf_is_hashed_in_pieces_to_the_same_hash(length: int) -> None:
+    leaf = bytes(number % 251 for number in range(length))
+    assert tree.leaf_hashes([leaf, b"x"]) == [tree.leaf_hash(leaf), tree.leaf_hash(b"x")]

@@ -92,7 +92,7 @@ def test_the_definition_is_checked_also_where_an_entry_stands_before_the_start()
 
 def test_a_task_leased_before_what_it_depends_on_is_named() -> None:
     run = new_run()
-    rows = [run.started()], [run.leased("extract", 1)], [run.leased("left", 1)]
+    rows = [run.started()], [run.leased("extract", term=1)], [run.leased("left", term=1)]
     assert first_order_fault(*rows, run=run) == (
         2, "event 3: task 'left' is leased before 'extract' succeeded",
     )  # fmt: skip
@@ -102,32 +102,35 @@ def test_a_failed_or_retried_task_frees_nothing() -> None:
     for kind in ("task.failed", "task.retrying"):
         run = new_run()
         rows = (
-            [run.started(), run.leased("extract", 1)],
+            [run.started(), run.leased("extract", term=1)],
             [run.ended("extract", 1, kind)],
-            [run.leased("left", 1)],
+            [run.leased("left", term=1)],
         )
         assert first_order_fault(*rows, run=run)[0] == 2
 
 
 def test_terms_grow_and_each_has_one_result() -> None:
     run = new_run()
-    rows = [run.started()], [run.leased("extract", 3)], [run.leased("extract", 3)]
+    rows = [run.started()], [run.leased("extract", term=3)], [run.leased("extract", term=3)]
     assert "does not grow" in first_order_fault(*rows, run=run)[1]
     run = new_run()
     rows = (
-        [run.started(), run.leased("extract", 1)],
+        [run.started(), run.leased("extract", term=1)],
         [run.ended("extract", 1, "task.retrying"), run.ended("extract", 1, "task.failed")],
         [],
     )
     assert "second result" in first_order_fault(*rows[:2], run=run)[1]
     run = new_run()
-    rows = [run.started()], [run.leased("extract", 2)], [run.ended("extract", 1)]
+    rows = [run.started()], [run.leased("extract", term=2)], [run.ended("extract", 1)]
     assert "not its last lease" in first_order_fault(*rows, run=run)[1]
 
 
 def test_nothing_comes_after_the_end_or_before_the_start() -> None:
     run = new_run()
-    rows = [run.started()], [run.item("run.failed")], [run.item("run.cancelling")]
+    ends = [run.started()]
+    for task in synthetic.DIAMOND:
+        ends.append(run.item("task.cancelled", task=task, attempt=0, term=0, agent=""))
+    rows = ends, [run.item("run.cancelled")], [run.item("run.cancelling")]
     assert "after the end" in first_order_fault(*rows, run=run)[1]
     run = new_run()
     rows2 = [run.item("run.cancelling")], [run.started()]
@@ -145,12 +148,12 @@ def test_a_run_does_not_succeed_without_its_tasks() -> None:
 
 def test_tasks_are_those_of_the_definition_as_it_was() -> None:
     run = new_run()
-    unknown = {**run.leased("extract", 1), "task": "other", "seq": 2}
+    unknown = {**run.leased("extract", term=1), "task": "other", "seq": 2}
     run.seq = 0
     assert "has not" in first_order_fault([run.started()], [unknown], run=run)[1]
     for name, value in (("handler", "shell"), ("definition", "sha256:" + "0" * 64)):
         run = new_run()
-        rows = [run.started()], [{**run.leased("extract", 1), name: value}]
+        rows = [run.started()], [{**run.leased("extract", term=1), name: value}]
         assert first_order_fault(*rows, run=run)[0] == 1
 
 
@@ -158,12 +161,27 @@ def test_events_left_out_of_an_honest_log_leave_a_gap() -> None:
     run = new_run()
     rows = (
         [run.started()],
-        [run.leased("extract", 1)],
+        [run.leased("extract", term=1)],
         [run.item("task.lease_lost", task="extract")],
     )
     run.seq += 1
-    skipping = (*rows, [run.leased("extract", 2)])
+    skipping = (*rows, [run.leased("extract", term=2)])
     assert first_order_fault(*skipping, run=run) == (3, "event 4 is missing before event 5")
+
+
+def test_an_item_of_several_tasks_says_an_event_of_each() -> None:
+    """In their order and with numbers of their own, as if each had an item to itself."""
+    run = new_run()
+    first = [run.started(), run.leased("extract")], [run.ended("extract", 1)]
+    rows = [*first, [run.leased("left", "right")], [run.ended("right", 1)], [run.ended("left", 1)]]
+    early = [*rows, [run.leased("left", "load", term=2)]]
+    assert first_order_fault(*early, run=run) == (
+        5, "event 8: task 'left' is leased after it succeeded",
+    )  # fmt: skip
+    good = run.leased("left", "right", term=2)
+    for changed in ({"tasks": ["left"]}, {"tasks": "ab"}, {"task": "left"}, {"seq": "8"}):
+        found = verify(one_run(*rows, [{**good, **changed}], run=run), KEY).findings
+        assert "has tasks that it cannot have" in found[0].reason, changed
 
 
 def test_the_envelope_is_signed_as_dsse_says() -> None:

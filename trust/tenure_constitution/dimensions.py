@@ -1,8 +1,8 @@
 """The thirteen dimensions of a workflow and of a run: covered, derived or missing.
 
 Covered is what the definition declares. Derived is what can honestly be told from the rest, with
-what it was told from. Whom a workflow concerns, what it is part of, what it touches and what it
-means for people cannot be told from a graph: undeclared, they are missing.
+what it was told from. What a workflow is part of, what it touches and what it means for people
+cannot be told from a graph: undeclared, they are missing.
 """
 
 from __future__ import annotations
@@ -83,26 +83,79 @@ def _assess(
 
 def _derived_of_workflow(workflow: Mapping[str, Any]) -> dict[Dimension, str]:
     tasks = workflow["task_count"]
-    retried, limited = workflow["tasks_with_retry"], workflow["tasks_with_timeout"]
+    retried = workflow["tasks_with_retry"]
     derived = {
         Dimension.IDENTITY: f"Its name is {workflow['name']}, its digest tells it from any other.",
-        Dimension.MODALITY: f"Its tasks are of {_named('kind', workflow['kinds'])}.",
-        Dimension.SCALE: f"{_count(tasks, 'task')} in {_count(workflow['depth'], 'level')}, "
-        f"{_count(workflow['width'], 'task')} wide at most.",
+        Dimension.MODALITY: _modality(workflow),
+        Dimension.SCALE: _scale(workflow),
         Dimension.EVIDENCE: "Each of its acts is an entry in the tenant's log.",
     }
     if workflow["description_length"]:
         derived[Dimension.INTENT] = "It has a description."
-    if limited == tasks:
-        seconds = workflow["max_attempt_timeout_seconds"]
-        derived[Dimension.TIME] = f"Every attempt has a time limit, {seconds} s at most."
+    if workflow["approvals"]:
+        derived[Dimension.STAKEHOLDERS] = _stakeholders(workflow)
+    derived[Dimension.TIME] = _time(workflow)
+    if placed := workflow["tasks_with_placement"]:
+        derived[Dimension.SPACE] = f"Which agents execute them is said for {_of(placed, tasks)}."
     if retried:
         derived[Dimension.STATE] = f"{_of(retried, tasks)} can be attempted again after a failure."
-    if retried or limited:
-        derived[Dimension.RISK] = (
-            f"{_of(retried, tasks)} can be attempted again, {_of(limited, tasks)} has a time limit."
-        )
+    derived[Dimension.RISK] = _risk(workflow)
     return derived
+
+
+def _modality(workflow: Mapping[str, Any]) -> str:
+    kinds, waiting = workflow["kinds"], workflow["tasks_waiting"]
+    parts = [f"Its tasks are of {_named('kind', kinds)}."] if kinds else []
+    if waiting:
+        parts.append(f"No agent executes {_of(waiting, workflow['task_count'])}.")
+    if approvals := workflow["approvals"]:
+        parts.append(f"People decide in {_count(approvals, 'approval')}.")
+    return " ".join(parts)
+
+
+def _scale(workflow: Mapping[str, Any]) -> str:
+    tasks, depth, width = workflow["task_count"], workflow["depth"], workflow["width"]
+    levels = f"{_count(tasks, 'task')} in {_count(depth, 'level')}"
+    parts = [f"{levels}, {_count(width, 'task')} wide at most."]
+    if repeated := workflow["tasks_with_for_each"]:
+        items = workflow["max_items"]
+        parts.append(f"Lists of up to {items} items: {_of(repeated, tasks)}.")
+    if runs := workflow["max_runs"]:
+        parts.append(f"At most {_count(runs, 'run')} of a key at once.")
+    return " ".join(parts)
+
+
+def _stakeholders(workflow: Mapping[str, Any]) -> str:
+    approvals = _count(workflow["approvals"], "approval")
+    if people := workflow["approvers"]:
+        return f"{approvals}, for which {_named('approver', people)} are named."
+    return f"{approvals}, by those who may start a run."
+
+
+def _time(workflow: Mapping[str, Any]) -> str:
+    parts = []
+    executed = workflow["task_count"] - workflow["tasks_waiting"]
+    if executed and workflow["tasks_with_timeout"] == executed:
+        seconds = workflow["max_attempt_timeout_seconds"]
+        parts.append(f"Every attempt has a time limit, {seconds} s at most.")
+    if seconds := workflow["total_timeout_seconds"]:
+        parts.append(f"A run takes {seconds} s at most.")
+    if timers := workflow["timers"]:
+        parts.append(f"Timers: {_of(timers, workflow['task_count'])}.")
+    return " ".join(parts)
+
+
+def _risk(workflow: Mapping[str, Any]) -> str:
+    tasks, parts = workflow["task_count"], []
+    retried, limited = workflow["tasks_with_retry"], workflow["tasks_with_timeout"]
+    if retried or limited:
+        again = f"{_of(retried, tasks)} can be attempted again"
+        parts.append(f"{again}, {_of(limited, tasks)} has a time limit.")
+    if undone := workflow["tasks_with_compensation"]:
+        parts.append(f"A failed run undoes {_of(undone, tasks)}.")
+    if workflow["on_failure"]:
+        parts.append("Something is executed after a failure.")
+    return " ".join(parts)
 
 
 def _derived_of_run(run: RunSummary) -> dict[Dimension, str]:

@@ -14,6 +14,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from tenure_constitution.laws import Point
@@ -106,7 +107,7 @@ workflow.depth          NUMBER  0     tasks in its longest chain
 workflow.width          NUMBER  0     tasks on the widest level of its graph
 workflow.max_fan_out    NUMBER  0     the most tasks that depend on one task
 workflow.max_fan_in     NUMBER  0     the most tasks that one task depends on
-workflow.kinds          TEXTS   128   its kinds of tasks, each once, sorted
+workflow.kinds          TEXTS   128   its kinds of tasks, of what undoes them and of what follows a failure, each once, sorted
 workflow.kind_count     NUMBER  0     how many kinds of tasks it has
 workflow.labels         LABELS  255   its labels
 workflow.dimensions     LABELS  1000  what it declares of the thirteen dimensions, by name
@@ -117,7 +118,20 @@ workflow.tasks_with_retry NUMBER 0    tasks that have more than one attempt
 workflow.tasks_with_timeout NUMBER 0  tasks whose attempts have a time limit
 workflow.max_attempts   NUMBER  0     the most attempts that a task has
 workflow.max_attempt_timeout_seconds NUMBER 0 the longest time limit of an attempt, rounded up; 0: none has one
-workflow.input_bytes    NUMBER  0     bytes of all its tasks' inputs
+workflow.total_timeout_seconds NUMBER 0 how long a run may take, rounded up; 0: no such limit
+workflow.tasks_waiting  NUMBER  0     tasks that wait for something, and that no agent executes
+workflow.timers         NUMBER  0     those of them that wait for a time
+workflow.approvals      NUMBER  0     those of them that wait for the consent of people
+workflow.approvers      TEXTS   128   who is named to decide these, each once, sorted
+workflow.sub_workflows  TEXTS   128   the workflows that its tasks run, each once, sorted
+workflow.events         TEXTS   128   the events that start a run of it, each once, sorted
+workflow.tasks_with_for_each NUMBER 0 tasks that are executed once for each item of a list
+workflow.max_items      NUMBER  0     the most items that one of these may have
+workflow.tasks_with_compensation NUMBER 0 tasks that can be undone
+workflow.tasks_with_placement NUMBER 0 tasks that say which agents execute them
+workflow.on_failure     FLAG    0     whether something is executed after a run has failed
+workflow.max_runs       NUMBER  0     runs of one key that may be open for work at once; 0: no such limit
+workflow.input_bytes    NUMBER  0     bytes of all its inputs, of tasks and of what is executed beside them
 workflow.description_length NUMBER 0  characters of its description
 workflow.max_leases     NUMBER  0     the most leases of its runs that may be live at once; 0: no such limit
 run.id                  TEXT    128   the run's id
@@ -165,10 +179,15 @@ def at(point: Point) -> tuple[Fact, ...]:
 
 
 def of_time(unix_seconds: float) -> dict[str, Any]:
-    """The facts of an instant."""
-    instant = datetime.fromtimestamp(unix_seconds, UTC)
+    """The facts of an instant, which are the same for a whole second. Not to be changed."""
+    return _of_second(int(unix_seconds))
+
+
+@lru_cache(maxsize=16)
+def _of_second(unix: int) -> dict[str, Any]:
+    instant = datetime.fromtimestamp(unix, UTC)
     return {
-        "unix": int(unix_seconds),
+        "unix": unix,
         "hour": instant.hour,
         "minute": instant.minute,
         "weekday": instant.weekday(),

@@ -2,7 +2,8 @@
 
 Whatever this reads, CEL's own lexer reads the same way. What could be read in two ways, or is of
 no use to an article, is refused: characters beyond ASCII outside of texts, control characters,
-comments, bytes, texts in triple quotes, names in back quotes, and braces.
+comments, bytes, texts in triple quotes, names in back quotes, and braces, which only the data flow
+of a workflow may use.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _TOKEN = re.compile(
     (?P<space>[ \t\n]+)
     |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
     |(?P<number>0x[0-9a-fA-F]+|[0-9]+(\.[0-9]+)?)
-    |(?P<sign>&&|\|\||[=!<>]=|[-+*/%!<>()\[\].,?:])
+    |(?P<sign>&&|\|\||[=!<>]=|[-+*/%!<>()\[\]{}.,?:])
     """,
     re.VERBOSE,
 )
@@ -47,8 +48,8 @@ _RAW_TEXT = re.compile(r"""[rR]("[^"\n]*"|'[^'\n]*')""")
 _TEXT_BEGINS = re.compile(r"""[rRbB]{0,2}["']""")
 
 
-def read(expression: str) -> list[Token]:
-    """Reads an expression into tokens. Raises TokenError."""
+def read(expression: str, *, braces: bool = False) -> list[Token]:
+    """Reads an expression into tokens; `braces` allows literals of tables. Raises TokenError."""
     tokens: list[Token] = []
     position = 0
     while position < len(expression):
@@ -60,7 +61,7 @@ def read(expression: str) -> list[Token]:
         if expression.startswith("//", position):
             raise TokenError("comments are not allowed")
         match = _TOKEN.match(expression, position)
-        if match is None:
+        if match is None or (not braces and match.group() in ("{", "}")):
             raise TokenError(f"{expression[position]!a} is not allowed outside of a text")
         if match.lastgroup != "space":
             # The inner group of a number comes last, so the sort is told by what matched.

@@ -15,7 +15,6 @@ import json
 import random
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from tenure_constitution import bounds, cel, facts
 from tenure_constitution.bounds import Asked
 from tenure_constitution.facts import Fact, Kind, Labels
 from tenure_constitution.laws import Point
+from tenure_constitution.stopwatch import Stopwatch
 
 #: The longest that one article may take in all, before this process is killed.
 ARTICLE_SECONDS_MAX = 2.0
@@ -77,35 +77,38 @@ def main() -> None:
     _limit_memory()
     # Nothing here catches the alarm: it ends the process even amid native code.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    stopwatch = Stopwatch()
     for item in json.load(sys.stdin):
         signal.setitimer(signal.ITIMER_REAL, ARTICLE_SECONDS_MAX)
-        problem, seconds = attempt(item["expression"], Point[item["point"].upper()])
+        problem, seconds = attempt(item["expression"], Point[item["point"].upper()], stopwatch)
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps({"id": item["id"], "problem": problem, "seconds": seconds}), flush=True)
 
 
-def attempt(expression: str, point: Point) -> tuple[str, float]:
+def attempt(expression: str, point: Point, stopwatch: Stopwatch | None = None) -> tuple[str, float]:
     """Compiles an expression and evaluates it on the worst facts.
 
-    Gives what is wrong with it, or nothing, and the longest evaluation in seconds.
+    Gives what is wrong with it, or nothing, and the longest evaluation in seconds, as the stopwatch
+    tells them: one that looks how slow this machine is, unless another is given.
     """
     try:
         reads = bounds.check(expression, point)
         program = cel.CelEvaluator().compile(expression, point, reads)
     except (bounds.BoundsExceeded, cel.CompileFailed) as error:
         return str(error), 0.0
+    stopwatch = stopwatch or Stopwatch()
     longest = 0.0
     asked = bounds.patterns_asked(expression, point)
     own = _own_fillings(asked)
     for given in (*worst_facts(point), *(_filled(point, filling, 1) for filling in own)):
-        longest = max(longest, _seconds(_evaluation(program, given), longest))
+        longest = max(longest, stopwatch.seconds(_evaluation(program, given), longest))
         if longest > EVALUATION_SECONDS_MAX:
             return _too_long(longest), longest
     together = 0.0
     for pattern in asked:
         # By itself: in the expression, a condition before it could have kept it from being tried,
         # and a loop could have ended with the first item.
-        problem, seconds = _try_pattern(pattern, [*_FILLINGS, *own])
+        problem, seconds = _try_pattern(pattern, [*_FILLINGS, *own], stopwatch)
         together += seconds
         if problem or together > EVALUATION_SECONDS_MAX:
             return problem or _too_long(together), together
@@ -166,7 +169,9 @@ def _drawn(characters: str) -> str:
     return "".join(random.Random(1).choices(known, k=length))
 
 
-def _try_pattern(pattern: Asked, fillings: Iterable[_Filling]) -> tuple[str, float]:
+def _try_pattern(
+    pattern: Asked, fillings: Iterable[_Filling], stopwatch: Stopwatch
+) -> tuple[str, float]:
     """Asks a pattern as often as its article can, of texts as long as they can be there."""
     fact = facts.FACTS["workflow.dimensions"]
     asked = f"matches({pattern.literal})"
@@ -183,7 +188,7 @@ def _try_pattern(pattern: Asked, fillings: Iterable[_Filling]) -> tuple[str, flo
             compiled.holds(given)
         except cel.CannotTell as error:
             return str(error), 0.0
-        longest = max(longest, _seconds(_evaluation(compiled, given), longest))
+        longest = max(longest, stopwatch.seconds(_evaluation(compiled, given), longest))
         if longest > EVALUATION_SECONDS_MAX:
             return _too_long(longest), longest
     return "", longest
@@ -196,21 +201,6 @@ def _evaluation(program: cel.Program, given: dict[str, dict[str, Any]]) -> Calla
             program.holds(given)
 
     return evaluate
-
-
-def _seconds(evaluate: Callable[[], None], least: float) -> float:
-    """The processor's time, best of three: what else the machine has to do is not counted.
-
-    Nobody asks for it once it is not above the least.
-    """
-    best = float("inf")
-    for _ in range(3):
-        began = time.thread_time()
-        evaluate()
-        best = min(best, time.thread_time() - began)
-        if best <= least:
-            break
-    return best
 
 
 def _limit_memory() -> None:

@@ -21,9 +21,11 @@ of gRPC: the standard library, `orjson` for the canonical form, `cryptography` f
        |          |
        +--notes---+               verifier keys, signed notes, checkpoints (C2SP)
             |
-    tree   digests                RFC 6962; payloads, results, and what an agent is given
-            |
+    tree   digests   rows         RFC 6962; payloads, results, and what an agent is given; what
+            |                     rows mean and how items are repeated in them
         canonical                 the one spelling of each statement
+
+Aside stands `shown`: text of others made safe to show, for all that write to terminals and logs.
 
 Three rules hold everywhere:
 

@@ -29,6 +29,8 @@ _ENVELOPE_BRACKETS_MAX = 16
 _HASH = re.compile(r"[0-9a-f]{64}")
 _PREDICATE_TEXTS = ("tenant", "run", "installation", "root_key", "checkpoint", "definition")
 _PREDICATE = {*_PREDICATE_TEXTS, "certificates", "constitution", "entries"}
+#: Only where the run was moved to other versions of its workflow.
+_MOVED_TO = "moved_to"
 
 
 class BundleInvalid(ValueError):  # noqa: N818 - a finding about a file, not an error of the program
@@ -68,13 +70,15 @@ class Bundle:
     certificates: Sequence[str]
     #: A signed note.
     checkpoint: str
-    #: Canonical bytes.
+    #: Canonical bytes of the definition that the run was started under.
     definition: bytes
     constitution_platform: bytes
     #: Empty where the tenant added nothing.
     constitution_tenant: bytes
     #: By index.
     entries: Sequence[EntryPart]
+    #: Canonical bytes of the definitions that the run was moved to, one after the other.
+    moved_to: Sequence[bytes] = ()
     #: Names of the subjects and their SHA-256, hexadecimal.
     subjects: Sequence[tuple[str, str]] = field(default=())
 
@@ -184,7 +188,7 @@ def read_statement(value: Mapping[str, Any]) -> tuple[Bundle, list[str]]:
     predicate = value.get("predicate")
     if not isinstance(predicate, dict):
         predicate = {}
-    if predicate.keys() != _PREDICATE:
+    if predicate.keys() - {_MOVED_TO} != _PREDICATE:
         problems.append("has members that the predicate has not, or misses some")
     texts = {name: _text(predicate, name, problems) for name in _PREDICATE_TEXTS}
     certificates = predicate.get("certificates")
@@ -199,6 +203,12 @@ def read_statement(value: Mapping[str, Any]) -> tuple[Bundle, list[str]]:
     if not isinstance(entries, list):
         problems.append("entries is not an array")
         entries = []
+    moved_to = predicate.get(_MOVED_TO, [])
+    if not isinstance(moved_to, list) or not all(type(text) is str for text in moved_to):
+        problems.append("moved_to is not an array of definitions")
+        moved_to = []
+    elif not moved_to and _MOVED_TO in predicate:
+        problems.append("moved_to has nothing in it, and could be left out")
     bundle = Bundle(
         tenant=texts["tenant"],
         run=texts["run"],
@@ -210,13 +220,16 @@ def read_statement(value: Mapping[str, Any]) -> tuple[Bundle, list[str]]:
         constitution_platform=_bytes(_text(constitution, "platform", problems)),
         constitution_tenant=_bytes(_text(constitution, "tenant", problems)),
         entries=[_entry(part) for part in entries],
+        moved_to=tuple(_bytes(text) for text in moved_to),
         subjects=_subjects(value.get("subject"), problems),
     )
     return bundle, problems
 
 
 def _predicate(bundle: Bundle) -> dict[str, Any]:
+    moved_to = [text.decode() for text in bundle.moved_to]
     return {
+        **({_MOVED_TO: moved_to} if moved_to else {}),
         "tenant": bundle.tenant,
         "run": bundle.run,
         "installation": bundle.installation,

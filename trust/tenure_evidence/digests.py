@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tenure_evidence.canonical import framed_hash
+from tenure_evidence.canonical import framed_hash, hash_text
 
 #: Of an agent that is given nothing, as most tasks of a large fan-out are.
 NOTHING_GIVEN = framed_hash()
@@ -16,6 +16,11 @@ NOTHING_GIVEN = framed_hash()
 def payload_digest(data: bytes, content_type: str) -> bytes:
     """The digest of a payload: its bytes and its media type. Gives 32 bytes."""
     return framed_hash(data, content_type.encode())
+
+
+def payload_text(data: bytes, content_type: str | None) -> str:
+    """The digest of a stored payload as items have it."""
+    return hash_text(payload_digest(data, content_type or ""))
 
 
 def given_digest(

@@ -8,9 +8,11 @@ from typing import Any
 from tenure_evidence import digests, salvage, tree
 from tenure_evidence.bundle import Bundle, EntryPart, ItemPart
 from tenure_evidence.canonical import NotCanonical, digest_text, hash_text, read
+from tenure_evidence.items import ItemInvalid, events_of
 from tenure_evidence.notes import Checkpoint
+from tenure_evidence.plan import Plan
 from tenure_evidence.report import Findings
-from tenure_evidence.sequence import Plan, Sequence
+from tenure_evidence.sequence import Sequence
 
 
 class Entries:
@@ -24,11 +26,16 @@ class Entries:
         self.tenant, self.run = _agreed(bundle, checkpoint)
         #: Hashes of the run's items, in order.
         self.leaves: list[bytes] = []
+        #: How many events they say.
+        self.events = 0
         #: The workflow's version, where the entry of the start tells it.
         self.version = ""
 
-    def check(self, plan: Plan | None) -> Sequence:
-        """Checks all of them; gives where the run's events have led to."""
+    def check(self, plan: Plan | None, later: Mapping[str, Plan]) -> Sequence:
+        """Checks all of them; gives where the run's events have led to.
+
+        `later` has what the definitions say that the run was moved to, by their digests.
+        """
         parts = self.bundle.entries
         if not parts:
             self.found.whole("entries", "there are none")
@@ -39,7 +46,7 @@ class Entries:
         start = next((place for place, row in enumerate(items) if row), None)
         if start is not None and not self.found.has(start):
             plan = self._started(values[start], items[start][0], plan)
-        events = Sequence(plan)
+        events = Sequence(plan, later)
         for place, row in enumerate(items):
             # After a bad entry nothing can be said about what should follow.
             if self.found.has(place) or not self._follow(place, row, indexes[place], events):
@@ -93,8 +100,8 @@ class Entries:
             if indexes[place] is not None and indexes[place] == indexes[place - 1]:
                 self.found.entry(place, indexes[place], "order", "it stands there twice")
 
-    def _items(self, place: int, part: EntryPart, value: dict[str, Any]) -> list[dict[str, Any]]:
-        """Checks the items of an entry, and gives what they say."""
+    def _items(self, place: int, part: EntryPart, value: dict[str, Any]) -> list[Mapping[str, Any]]:
+        """Checks the items of an entry, and gives the events that they say."""
         if not value or part.broken:
             return []
         index = _number(value, "index")
@@ -113,16 +120,20 @@ class Entries:
             case _:
                 self.found.entry(place, index, "item", "it says nothing of the items it has here")
                 return []
-        read_items: list[dict[str, Any]] = []
+        events: list[Mapping[str, Any]] = []
         before = -1
         for number, item in enumerate(part.items):
             said, problem = self._item(item, before, expected)
             before = item.position
+            try:
+                events += events_of(said)
+            except ItemInvalid as error:
+                problem = problem or str(error)
             if problem:
                 self.found.entry(place, index, "item", f"its item {number} {problem}")
-            read_items.append(said)
             self.leaves.append(tree.leaf_hash(item.item))
-        return read_items
+        self.events += len(events)
+        return events
 
     def _item(
         self, part: ItemPart, before: int, expected: tuple[int, str]
@@ -143,7 +154,7 @@ class Entries:
         return value, ""
 
     def _started(
-        self, entry: dict[str, Any], start: dict[str, Any], plan: Plan | None
+        self, entry: dict[str, Any], start: Mapping[str, Any], plan: Plan | None
     ) -> Plan | None:
         """Compares definition and constitution with those the run was started under.
 
@@ -166,7 +177,7 @@ class Entries:
         return plan
 
     def _follow(
-        self, place: int, row: list[dict[str, Any]], index: int | None, events: Sequence
+        self, place: int, row: list[Mapping[str, Any]], index: int | None, events: Sequence
     ) -> bool:
         for item in row:
             problem = events.take(item)

@@ -1,15 +1,17 @@
 """The mandate of a lease: the coordinator's signed word that this task is to be executed.
 
 Signed once for a batch: the signature is over the entry of the act, the entry has the root of the
-tree over everything that happened by it, and each lease is one leaf of that tree.
+tree over everything that happened by it, and each lease stands in one leaf of that tree: by itself,
+or with others that differ in their task only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tenure_evidence import keys, tree
-from tenure_evidence.canonical import NotCanonical, quoted, read
+from tenure_evidence.canonical import NotCanonical, read
 from tenure_evidence.notes import Signer
 
 _PREFIX = b"tenure.v1/mandate\n"
@@ -30,42 +32,14 @@ class Mandate:
     key_hash: bytes
     #: Of all items of the entry, in order.
     leaf_hashes: tuple[bytes, ...]
+    #: Of the items that are about several tasks: by their places, and for each task which of the
+    #: item's events is its own, from 0.
+    shared: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
 def sign(signer: Signer, entry: bytes) -> bytes:
     """Signs the entry of a batch. Gives 64 bytes."""
     return signer.sign(_PREFIX + entry)
-
-
-def lease_item(
-    *,
-    run: str,
-    seq: int,
-    at: int,
-    task: str,
-    attempt: int,
-    term: int,
-    agent: str,
-    definition: str,
-    constitution: str,
-    handler: str,
-    given: bytes,
-) -> bytes:
-    """The canonical item `task.leased`, made alike by coordinator and agent.
-
-    `seq` is the event's number in its run, `at` the time of the grant in microseconds, `handler`
-    the task's kind. Digests are as they are written, only `given` is raw: see
-    `digests.given_digest`.
-    """
-    # By hand, for it is made tens of thousands of times a second; a test holds it against
-    # `canonical`. What is not quoted is a digest or a UUID: with a quotation mark in it, it would
-    # match no item that was ever signed.
-    return (
-        f'{{"agent":{quoted(agent)},"at":{at},"attempt":{attempt},'
-        f'"constitution":"{constitution}","definition":"{definition}",'
-        f'"handler":{quoted(handler)},"input":"sha256:{given.hex()}","kind":"task.leased",'
-        f'"run":"{run}","seq":{seq},"task":{quoted(task)},"term":{term}}}'
-    ).encode()
 
 
 def check(mandate: Mandate, chain: keys.Chain, tenant: str) -> None:
@@ -91,9 +65,9 @@ def check(mandate: Mandate, chain: keys.Chain, tenant: str) -> None:
 
 
 def check_item(mandate: Mandate, position: int, item: bytes) -> None:
-    """Checks that a lease, made anew with `lease_item`, stands at its place of a checked mandate.
+    """Checks that a lease's item, made anew, stands at its place of a checked mandate.
 
-    Raises MandateInvalid.
+    It is made with `items.lease_item`. Raises MandateInvalid.
     """
     if not 0 <= position < len(mandate.leaf_hashes):
         count = len(mandate.leaf_hashes)

@@ -12,26 +12,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tenure_evidence import digests, enactments, keys, standing, tree
+from tenure_evidence import digests, enactments, keys, rows, standing, tree
 from tenure_evidence.audit import Audit, Fault, LogEntry, audit
-from tenure_evidence.canonical import canonical, digest_text, hash_text, read_json
+from tenure_evidence.canonical import canonical, digest_text, read_json
 from tenure_evidence.database import Database, Stored
+from tenure_evidence.items import ItemInvalid, events_of
+from tenure_evidence.outcomes import Outcomes
 from tenure_evidence.report import FINDINGS_MAX
 from tenure_evidence.results import Results
 
-#: Kinds of events by their numbers in the execution log, from 1.
-KINDS = (
-    *("run.started", "run.cancelling", "run.succeeded", "run.failed", "run.cancelled"),
-    *("task.leased", "task.succeeded", "task.retrying", "task.failed", "task.upstream_failed"),
-    *("task.cancelled", "task.lease_lost", "task.lease_returned", "task.checkpointed"),
-)
-#: States of a run that has ended, by their numbers, and the event with which it did.
-RUN_ENDS = {3: "run.succeeded", 4: "run.failed", 5: "run.cancelled"}
 _DENIED, _REFUSED = 2, 3
 _FAULTS_MAX = 10_000
 
 #: What an item says and the execution log does not.
-_ITEM_ONLY = {"definition", "constitution", "input", "handler", "output", "result"}
+_ITEM_ONLY = {"definition", "previous", "constitution", "input", "handler", "output", "result"}
+_REPEATED = {"run", "seq", *rows.REPEATED}
+#: Nothing of it is so of an event that is about no task.
+_OF_TASKS = ("attempt", "term", "agent")
 _EVENT = """
 SELECT at_us, kind, task_key, attempt, term, agent, code, message, entry_index
 FROM workflow_execution_log WHERE tenant_id = ? AND run_id = ? AND sequence = ?
@@ -121,7 +118,9 @@ def judge(
         ),
         events=records.events,
         events_pruned=records.events_pruned,
-        payloads_pruned=records.payloads_pruned + records.results.payloads_pruned,
+        payloads_pruned=records.payloads_pruned
+        + records.results.payloads_pruned
+        + records.outcomes.payloads_pruned,
     )
 
 
@@ -135,6 +134,7 @@ class _Records:
         self.faults: list[Fault] = []
         self.left_out = 0
         self.results = Results(database, log)
+        self.outcomes = Outcomes(database, log)
         self.events = 0
         self.events_pruned = 0
         self.payloads_pruned = 0
@@ -144,6 +144,9 @@ class _Records:
         #: Digest and entry of each version that the log knows.
         self._versions: dict[tuple[str, str], tuple[str, int]] = {}
         self._enacted: list[enactments.Enactment] = []
+        #: Of runs whose rows name another definition than they were started under: the entry that
+        #: named their definition last, and its digest.
+        self._moving: dict[str, tuple[int, Any]] = {}
 
     def fault(self, what: str, reason: str, index: int | None = None) -> None:
         """Notes a fault, with the number of the entry that it contradicts."""
@@ -180,7 +183,10 @@ class _Records:
             self._definitions()
             self._constitutions()
             self._more_events()
+            self._moves()
             self._runs()
+            for index, reason in self.outcomes.problems():
+                self.fault("payload", reason, index)
         except sqlite3.Error as error:
             self.fault("database", f"the records are damaged: {error}")
 
@@ -210,7 +216,7 @@ class _Records:
             return []
         items = self._items(stored)
         for item in items:
-            self._event(index, read_json(item))
+            self._item(index, read_json(item))
         return items
 
     def _nodes(self, stored: Stored) -> None:
@@ -236,8 +242,16 @@ class _Records:
             self.fault("items", "its items are not in their canonical form", stored.index)
         return items
 
+    def _item(self, index: int, item: Any) -> None:
+        """Compares an item with the events that it is about."""
+        try:
+            for event in events_of(item) if isinstance(item, dict) else (item,):
+                self._event(index, event)
+        except ItemInvalid as error:
+            self.fault("items", f"it has an item that {error}", index)
+
     def _event(self, index: int, item: Any) -> None:
-        """Compares an item with the event that it is about, and what follows from it."""
+        """Compares what an item says of an event with that event, and what follows from it."""
         match item:
             case {"run": str(run), "seq": int(seq), "kind": str(kind)}:
                 where = f"event {seq} of run {run}"
@@ -255,11 +269,17 @@ class _Records:
         *told, entry_index = row
         if entry_index != index:
             self.fault("event", f"{where} refers to entry {entry_index}", index)
-        said = {name: value for name, value in item.items() if name not in _ITEM_ONLY}
-        if said != _item_of(run, seq, *told):
+        differs = rows.differing(item, told)
+        if differs in _OF_TASKS and not told[2]:
+            reason = "is of the whole run, but names an attempt, a term or an agent"
+            self.fault("event", f"run {run}: event {seq} {reason}", index)
+        elif differs or item.keys() - _REPEATED - _ITEM_ONLY:
             self.fault("event", f"{where} is not what the execution log has of it", index)
+        self.outcomes.hear(index, item)
         if kind == "run.started":
             self._started(index, run, item)
+        elif kind == "run.moved":
+            self._moved(index, run, item)
 
     def _started(self, index: int, run: str, item: Mapping[str, Any]) -> None:
         row = self.database.row(_RUN, self.log, run)
@@ -267,17 +287,37 @@ class _Records:
             self.fault("run", f"run {run} has events, but is no longer there", index)
             return
         definition, constitution, data, content_type = row
-        if (definition, constitution) != (item.get("definition"), item.get("constitution")):
-            reason = f"run {run} has another definition or constitution than it was started with"
+        if constitution != item.get("constitution"):
+            reason = f"run {run} has another constitution than it was started with"
             self.fault("run", reason, index)
+        if definition != item.get("definition"):
+            self._moving[run] = index, item.get("definition")
         self._payload(index, f"the input of run {run}", item.get("input"), data, content_type)
+
+    def _moved(self, index: int, run: str, item: Mapping[str, Any]) -> None:
+        _, known = self._moving.get(run, (index, None))
+        if known is None:
+            reason = f"run {run} was moved, but its row has the definition that it was started with"
+            self.fault("run", reason, index)
+            return
+        if known != item.get("previous"):
+            self.fault("run", f"run {run} was moved from another definition than its own", index)
+        self._moving[run] = index, item.get("definition")
+
+    def _moves(self) -> None:
+        """Compares the definitions that runs were moved to with their rows."""
+        for run, (index, digest) in self._moving.items():
+            row = self.database.row(_RUN, self.log, run)
+            if row is not None and row[0] != digest:
+                reason = f"run {run} has another definition than it was started with or moved to"
+                self.fault("run", reason, index)
 
     def _payload(
         self, index: int, what: str, digest: Any, data: bytes | None, content_type: str | None
     ) -> None:
         if data is None:
             self.payloads_pruned += digest is not None
-        elif digest != hash_text(digests.payload_digest(data, content_type or "")):
+        elif digest != digests.payload_text(data, content_type):
             self.fault("payload", f"{what} is not the one that was there", index)
 
     # The rest
@@ -296,8 +336,8 @@ class _Records:
 
     def _constitutions(self) -> None:
         sql = "SELECT version, digest, canonical FROM constitutions WHERE tenant_id = ?"
-        rows = self.database.rows(sql, self.log)
-        for index, reason in enactments.problems(rows, self._enacted):
+        stored = self.database.rows(sql, self.log)
+        for index, reason in enactments.problems(stored, self._enacted):
             self.fault("constitution", reason, index)
 
     def _more_events(self) -> None:
@@ -319,9 +359,10 @@ class _Records:
         for (run,) in self.database.rows(_UNBORN, self.log):
             self.fault("run", f"run {run} has no beginning that any entry knows of")
         for run, state, kind, index, undefined in self.database.rows(_RUNS, self.log):
-            ended = _kind(kind) if _kind(kind) in RUN_ENDS.values() else None
-            if RUN_ENDS.get(state) != ended:
-                reason = f"run {run} is in state {state}, but its last event is {_kind(kind)}"
+            last = rows.kind_of(kind)
+            ended = last if last in rows.RUN_ENDS.values() else None
+            if rows.RUN_ENDS.get(state) != ended:
+                reason = f"run {run} is in state {state}, but its last event is {last}"
                 self.fault("run", reason, index)
             if undefined:
                 self.fault("run", f"run {run} is of a definition that is not there", index)
@@ -343,26 +384,9 @@ def _columns_of(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*(entry.get(name) for name in names), standing)
 
 
-def _item_of(run: str, seq: int, *event: Any) -> dict[str, Any]:
-    """What the item of an event says, as far as the execution log knows it."""
-    at, kind, task, attempt, term, agent, code, message = event
-    item = {"run": run, "seq": seq, "at": at, "kind": _kind(kind)}
-    if task:
-        item |= {"task": task, "attempt": attempt, "term": term, "agent": agent}
-    if code:
-        item["code"] = code
-    if message:
-        item["text"] = digest_text(str(message).encode(errors="replace"))
-    return item
-
-
-def _kind(number: Any) -> str:
-    known = type(number) is int and 0 < number <= len(KINDS)
-    return KINDS[number - 1] if known else f"of unknown kind {number!r}"
-
-
 def _has(items: bytes, run: str, seq: int) -> bool:
     try:
-        return any(item["run"] == run and item["seq"] == seq for item in read_json(items))
+        events = (event for item in read_json(items) for event in events_of(item))
+        return any(event["run"] == run and event["seq"] == seq for event in events)
     except (ValueError, TypeError, KeyError):
         return False

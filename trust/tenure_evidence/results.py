@@ -10,10 +10,13 @@ from tenure_evidence import digests
 from tenure_evidence.audit import Fault
 from tenure_evidence.canonical import hash_text, read_json
 from tenure_evidence.database import Database
+from tenure_evidence.items import events_of
 
 #: How a task can have ended: numbers of its state and of the event.
 _ENDS: Final = {(5, 7), (6, 9)}
 _FAILED: Final = 6
+#: The number of the event by which an end counts no more.
+_REOPENED: Final = 24
 #: Runs that were worked on together lie in the same entries, and are looked at one after another.
 _ENTRIES_KEPT: Final = 256
 
@@ -23,11 +26,11 @@ FROM workflow_tasks WHERE tenant_id = ? AND run_id = ? AND state IN (5, 6)
 """
 _EVENTS = """
 SELECT task_key, kind, sequence, code, message, entry_index FROM workflow_execution_log
-WHERE tenant_id = ? AND run_id = ? AND kind IN (7, 9) AND entry_index IS NOT NULL
+WHERE tenant_id = ? AND run_id = ? AND kind IN (7, 9, 24) ORDER BY sequence
 """
 _ITEMS = "SELECT items FROM evidence_entries WHERE tenant_id = ? AND entry_index = ?"
 
-#: The items of an entry by run and number; none when they cannot be read.
+#: What the items of an entry say, by run and number; nothing when they cannot be read.
 _Items = Mapping[tuple[str, int], Mapping[str, Any]]
 
 
@@ -42,9 +45,15 @@ class Results:
 
     def faults(self, run: str) -> Iterator[Fault]:
         """Gives what is wrong with the results of a run's tasks. Raises sqlite3.Error."""
-        ends = {row[0]: row[1:] for row in self._database.rows(_EVENTS, self._log, run)}
+        ends: dict[Any, Any] = {}
+        for ended, *event in self._database.rows(_EVENTS, self._log, run):
+            ends[ended] = event
+            if event[0] == _REOPENED:
+                del ends[ended]
         for task, state, *result in self._database.rows(_TASKS, self._log, run):
-            kind, seq, *event, index = ends.pop(task, (None,) * 5)
+            kind, seq, *event, index = ends.pop(task, [None] * 5)
+            if kind is not None and index is None:
+                continue  # it ended before there was evidence
             problem = "has not ended like this"
             if (state, kind) in _ENDS:
                 item = self._items(index).get((run, seq))
@@ -73,7 +82,7 @@ class Results:
         if output is None:
             self.payloads_pruned += said is not None
             return ""
-        made = hash_text(digests.payload_digest(output, output_type or ""))
+        made = digests.payload_text(output, output_type)
         return "" if made == said else "has an output that is not the one that was reported"
 
     def _failed(
@@ -94,6 +103,7 @@ class Results:
         if row is None or row[0] is None:
             return {}
         try:
-            return {(item["run"], item["seq"]): item for item in read_json(row[0])}
+            events = (event for item in read_json(row[0]) for event in events_of(item))
+            return {(event["run"], event["seq"]): event for event in events}
         except (ValueError, TypeError, KeyError):
             return {}

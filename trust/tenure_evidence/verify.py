@@ -15,8 +15,9 @@ from tenure_evidence.bundle import Bundle, BundleInvalid
 from tenure_evidence.canonical import NotCanonical, digest_text, read
 from tenure_evidence.entries import Entries
 from tenure_evidence.notes import Checkpoint, NoteInvalid, VerifierKey
+from tenure_evidence.plan import Plan, plan_of
 from tenure_evidence.report import FINDINGS_MAX, Finding, Findings, Report
-from tenure_evidence.sequence import Plan, Sequence, plan_of
+from tenure_evidence.sequence import Sequence
 
 
 def verify(data: bytes, trusted_key: str | None = None) -> Report:
@@ -61,7 +62,8 @@ class _Verification:
         checkpoint = self._checkpoint(bundle, chain)
         plan = self._plan(bundle)
         entries = Entries(self.found, bundle, checkpoint)
-        events = entries.check(plan)
+        events = entries.check(plan, self._later_plans(bundle))
+        self._moves(bundle, events)
         self._subjects(bundle, plan, events, entries)
         if envelope is not None:
             self._signature(envelope, chain)
@@ -76,7 +78,7 @@ class _Verification:
             run=bundle.run,
             end=events.ended,
             entries=len(bundle.entries),
-            events=sum(len(entry.items) for entry in bundle.entries),
+            events=entries.events,
             log_size=checkpoint.size if checkpoint else 0,
         )
 
@@ -153,6 +155,23 @@ class _Verification:
         except ValueError as error:
             self.found.whole("definition", str(error))
             return None
+
+    def _later_plans(self, bundle: Bundle) -> dict[str, Plan]:
+        """What the definitions say that the run was moved to, by their digests."""
+        plans = {}
+        for number, text in enumerate(bundle.moved_to, start=1):
+            try:
+                plans[digest_text(text)] = plan_of(text)
+            except ValueError as error:
+                self.found.whole("definition", f"{number} of those it was moved to {error}")
+        return plans
+
+    def _moves(self, bundle: Bundle, events: Sequence) -> None:
+        """Compares the definitions that the run was moved to with those that its events name."""
+        if self.found.of_entries:
+            return
+        if events.moved_to != [digest_text(text) for text in bundle.moved_to]:
+            self.found.whole("definition", "those it was moved to are not what its events name")
 
     def _subjects(
         self, bundle: Bundle, plan: Plan | None, events: Sequence, entries: Entries
