@@ -2,16 +2,16 @@
 
     Refusal
     ├── CredentialMissing · CredentialInvalid      who calls is not known
-    ├── RoleMissing                                who calls may not do this
+    ├── RoleMissing · NotApprover                  who calls may not do this
     ├── TenantNotChosen · FieldsInvalid · GraphInvalid · MetadataInvalid · PageTokenInvalid
     ├── NotFound                                   not there, or not the caller's: the same words
     ├── AlreadyExists · RequestIdReused
-    ├── RunClosed · AgentReplaced · RunsOpen
+    ├── RunClosed · RunStands · VersionsDiffer · AgentReplaced · RunsOpen
     ├── CallDenied · ActDenied                     the constitution says no
     ├── DefinitionChanged                          what is stored is not what was registered
     ├── Quarantined                                the tenant is stopped until somebody has looked
     ├── QuotaExceeded
-    └── SeatElsewhere · StoreUnavailable · Stopping   worth another try
+    └── SeatElsewhere · StoreUnavailable · RunChanged · Overloaded · Stopping   worth another try
 
 A refusal holds names and numbers, never rich objects. ``rpc.status`` alone turns it into a gRPC
 status. Messages are lower case, without a final period; what varies also stands in ``facts``.
@@ -90,6 +90,26 @@ class RunClosed(Refusal):
     """The run has ended."""
 
 
+class RunStands(Refusal):
+    """The run or the task is not in a state that allows it."""
+
+
+class VersionsDiffer(Refusal):
+    """What a run has done and begun does not fit into another version of its workflow."""
+
+    def __init__(self, what: str, obstacles: Sequence[tuple[str, str, str]], **facts: str) -> None:
+        #: Kind, subject (a task, or the run), and why; the first of them is what people are told.
+        self.obstacles = tuple(obstacles)
+        _, subject, why = self.obstacles[0]
+        more = len(self.obstacles) - 1
+        rest = f"; and {more} more" if more else ""
+        super().__init__(f"{what}: {subject}: {why}{rest}", **facts)
+
+
+class NotApprover(Refusal):
+    """It is not for the caller to decide this."""
+
+
 class AgentReplaced(Refusal):
     """Another process took over under the same agent name."""
 
@@ -156,6 +176,14 @@ class SeatElsewhere(Refusal):
 
 class StoreUnavailable(Refusal):
     """The store could not commit; nothing was changed."""
+
+
+class RunChanged(StoreUnavailable):
+    """What was read of the run is not how it stands any more; nothing was changed."""
+
+
+class Overloaded(Refusal):
+    """The tenant asks for more at once than is served; nothing was changed."""
 
 
 class Stopping(Refusal):

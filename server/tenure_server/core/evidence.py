@@ -133,7 +133,9 @@ class Draft:
     #: The entry's number, from its commit on.
     index: int = -1
     entry: bytes = b""
+    #: Of its items, in order, and the tasks that each is about; an empty key stands for the run.
     leaf_hashes: Sequence[bytes] = ()
+    item_tasks: Sequence[Sequence[str]] = ()
     #: Of the entry, and the hash of the key that made it. Empty: nobody signs.
     signature: bytes = b""
     key_hash: bytes = b""

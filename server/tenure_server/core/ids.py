@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 #: How many random bytes one id takes.
 RANDOM_BYTES = 6
 
-#: The tag's owner for ids that belong to the installation and to no tenant.
+#: The tag's owner for ids that belong to the installation: to no tenant, or to several.
 INSTALLATION = ""
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-([89ab][0-9a-f]{3}-[0-9a-f]{4})[0-9a-f]{8}")
@@ -43,6 +44,14 @@ def new_id(tenant_id: str, now_us: int, random: bytes) -> str:
     value |= 2 << 62 | tenant_tag(tenant_id) << 32 | bits & 0xFFFFFFFF
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def owner_of(tenant_ids: Sequence[str]) -> str:
+    """Whose tag a thing of these tenants carries: its only one's, else the installation's.
+
+    All of them see the id, and from the tag of one the others could tell that there is this one.
+    """
+    return tenant_ids[0] if len(tenant_ids) == 1 else INSTALLATION
 
 
 def belongs(name: str, tenant_id: str) -> bool:

@@ -35,11 +35,15 @@ LAWS: dict[Law, tuple[Enforcement, ...]] = {
     Law.PRECEDENCE: (
         Enforcement(
             "A graph with a cycle is refused.",
-            "tenure_server.core.graph.Graph.build",
+            "tenure_server.core.definitions.graph.Graph.build",
         ),
         Enforcement(
             "A task is leased only when all that it depends on has succeeded.",
-            "tenure_server.core.runs.LiveRun.succeed_upstream_of",
+            "tenure_server.core.runs.live.LiveRun.end_upstream_of",
+        ),
+        Enforcement(
+            "A run is moved to another version only where what it has done keeps its order.",
+            "tenure_server.core.desks.crossing.Crossing.check",
         ),
         Enforcement(
             "The articles of the platform and of the tenant are all judged, and the strictest "
@@ -70,7 +74,7 @@ LAWS: dict[Law, tuple[Enforcement, ...]] = {
     Law.INTEGRITY: (
         Enforcement(
             "A result counts only with the token and under the term of its lease, once.",
-            "tenure_server.core.desk.Desk.settle",
+            "tenure_server.core.desks.desk.Desk.settle",
         ),
         Enforcement(
             "A log goes on only where it ended.",

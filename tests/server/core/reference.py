@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from tests.server.core.world import ACCEPT_US, LEASE_US
 
-from tenure_server.core import lifecycle
-from tenure_server.core.definition import Payload, WorkflowTask, payload_problem
-from tenure_server.core.desk import TIMEOUT_GRACE_US, End, result_digest
-from tenure_server.core.leases import STOPPED, Lease, Success
-from tenure_server.core.lifecycle import Failure, Verdict
+from tenure_server.core.definitions.definition import Payload, WorkflowTask, payload_problem
+from tenure_server.core.desks.desk import End, result_digest
+from tenure_server.core.leasing.leases import STOPPED, Lease, Success
+from tenure_server.core.leasing.timeouts import GRACE_US
+from tenure_server.core.ledger import lifecycle
+from tenure_server.core.ledger.lifecycle import Failure, Verdict
 
 ENDED = {"SUCCEEDED", "FAILED", "UPSTREAM_FAILED", "CANCELLED"}
 
@@ -93,7 +94,7 @@ class Reference:
             if task.accept_us is not None:
                 dues.append(task.accept_us)
             if task.deadline_us is not None:
-                dues.append(task.deadline_us + TIMEOUT_GRACE_US)
+                dues.append(task.deadline_us + GRACE_US)
         for run in self.runs.values():
             dues += [task.retry_us for task in run.tasks.values() if task.state == "RETRYING"]
         return min(dues, default=None)
@@ -108,7 +109,7 @@ class Reference:
     def lease(self, lease: Lease) -> None:
         """A lease was granted: checks that it was right."""
         run = self.runs[lease.run.run_id]
-        task = run.tasks[lease.task.key]
+        task = run.tasks[lease.task_key]
         assert self.may_be_leased(run, task), "leased against a limit or out of turn"
         task.state, task.live, task.result = "LEASED", True, None
         task.term += 1
@@ -184,7 +185,7 @@ class Reference:
                 task.live = False
                 task.lost += 1
                 self._stop(run, task)
-            elif task.deadline_us is not None and task.deadline_us + TIMEOUT_GRACE_US <= now_us:
+            elif task.deadline_us is not None and task.deadline_us + GRACE_US <= now_us:
                 task.live = False
                 failure = Failure("TIMED_OUT", "the attempt took longer than attempt_timeout")
                 task.result = failure

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from tenure_evidence import canonical
 from tenure_server.core.evidence import COORDINATOR, INSTALLATION, Act, Draft, entry_bytes
-from tenure_server.core.journal import Journal, Row
+from tenure_server.core.ledger.journal import Journal, Row
 
 NOW = 1_764_000_000_000_000
 ROOT = "ab" * 32
@@ -187,7 +187,7 @@ def _happen(journal: Journal, *tenant_ids: str) -> None:
     for tenant_id in tenant_ids:
         row: Row = (tenant_id, f"run-of-{tenant_id}", len(journal.events))
         journal.events.append(row)
-        journal.items.append(b"{}")
+        journal.said.append({})
 
 
 def test_an_act_stands_with_every_tenant_to_which_something_happened_or_that_it_names() -> None:
@@ -223,7 +223,7 @@ def test_a_seal_hands_everything_over_once() -> None:
     _happen(journal, "a")
     journal.act(Act(kind="time.pass"), 0, NOW)
     sealed = journal.seal()
-    assert (len(sealed.events), len(sealed.items), len(sealed.drafts)) == (1, 1, 1)
+    assert (len(sealed.events), len(sealed.said), len(sealed.drafts)) == (1, 1, 1)
     assert sealed
     assert not journal.seal()
 

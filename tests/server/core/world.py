@@ -12,11 +12,16 @@ from typing import Any
 
 import orjson
 
-from tenure_server.core import fairness, ids, journal, records
-from tenure_server.core.definition import Payload, WorkflowDefinition, WorkflowTask
-from tenure_server.core.desk import Desk, End
-from tenure_server.core.leases import AgentSlots, Lease, Success
-from tenure_server.core.lifecycle import (
+from tenure_server.core import ids
+from tenure_server.core.definitions.definition import Payload, WorkflowDefinition, WorkflowTask
+from tenure_server.core.desks import fairness, moving
+from tenure_server.core.desks.desk import Desk, End
+from tenure_server.core.desks.interventions import needed_outputs, to_reopen
+from tenure_server.core.desks.versions import Version, check_state
+from tenure_server.core.leasing import timeouts
+from tenure_server.core.leasing.leases import AgentSlots, Lease, Success
+from tenure_server.core.ledger import journal, records
+from tenure_server.core.ledger.lifecycle import (
     RUN_ENDED,
     TASK_ENDED,
     EventKind,
@@ -25,7 +30,8 @@ from tenure_server.core.lifecycle import (
     TaskState,
     Verdict,
 )
-from tenure_server.core.runs import LiveRun
+from tenure_server.core.runs import restoring
+from tenure_server.core.runs.live import LiveRun
 from tenure_server.engine import judge
 
 TENANT = "acme"
@@ -42,9 +48,9 @@ def task(key: str, *depends_on: str, kind: str = "work", **options: Any) -> Work
     return WorkflowTask(key=key, kind=kind, depends_on=depends_on, **options)
 
 
-def flow(*tasks: WorkflowTask, name: str = "flow", max_leases: int = 0) -> WorkflowDefinition:
+def flow(*tasks: WorkflowTask, name: str = "flow", **options: Any) -> WorkflowDefinition:
     """A workflow, in few words."""
-    return WorkflowDefinition(name=name, tasks=tasks, max_leases=max_leases)
+    return WorkflowDefinition(name=name, tasks=tasks, **options)
 
 
 def json_payload(value: Any) -> Payload:
@@ -82,11 +88,11 @@ class Tables:
             assert run["run_id"] not in self.runs, "a run twice"
             self.runs[run["run_id"]] = run
             self.events[run["run_id"]] = []
+        for row in changes.runs_reopened:
+            self._change_run(row)
+        self._move(changes)
         for row in changes.run_changes:
-            change = dict(zip(journal.RUN_CHANGE_COLUMNS, row, strict=True))
-            stored = self.runs[change["run_id"]]
-            assert stored["state"] not in RUN_ENDED, "an ended run changes"
-            stored.update(change)
+            self._change_run(row)
         for row in changes.tasks:
             self._upsert(dict(zip(journal.TASK_COLUMNS, row, strict=True)))
         for row in changes.events:
@@ -95,11 +101,33 @@ class Tables:
             log.append(event)
             assert event["sequence"] == len(log), "a gap in the log"
 
+    def _change_run(self, row: journal.Row) -> None:
+        change = dict(zip(journal.RUN_CHANGE_COLUMNS, row, strict=True))
+        stored = self.runs[change["run_id"]]
+        again = change["state"] not in RUN_ENDED
+        assert again or stored["state"] not in RUN_ENDED, "an ended run changes"
+        stored.update(change)
+
+    def _move(self, changes: journal.Changes) -> None:
+        kept = {(row[1], row[2]): (row[3], row[4]) for row in changes.tasks_moved}
+        for row in changes.runs_moved:
+            move = dict(zip(journal.RUN_MOVED_COLUMNS, row, strict=True))
+            run_id = move["run_id"]
+            assert self.runs[run_id]["state"] not in RUN_ENDED, "an ended run is moved"
+            self.runs[run_id].update(move)
+            mine = [key for key in self.tasks if key[0] == run_id]
+            old = {key: self.tasks.pop(key) for key in mine}
+            for key, (number, detail) in kept.items():
+                if key[0] == run_id:
+                    moved = {**old[key], "task_index": number, "detail": detail}
+                    self.tasks[run_id, number] = moved
+
     def _upsert(self, row: dict[str, Any]) -> None:
         key = row["run_id"], row["task_index"]
         stored = self.tasks.get(key)
         if stored is not None:
-            assert stored["state"] not in TASK_ENDED, "an ended task changes"
+            ended = stored["state"] in TASK_ENDED
+            assert not ended or stored["term"] < row["term"], "an ended task changes"
             assert stored["term"] <= row["term"], "a term goes back"
         self.tasks[key] = row
 
@@ -131,6 +159,15 @@ class Tables:
     def tasks_of(self, run_id: str) -> dict[int, records.Task]:
         """The stored tasks of a run."""
         return {index: self.task(run_id, index) for of, index in self.tasks if of == run_id}
+
+    def successes(self, run_id: str) -> dict[str, int]:
+        """By which event each task of a run has succeeded last."""
+        succeeded = EventKind.TASK_SUCCEEDED
+        return {
+            event["task_key"]: event["sequence"]
+            for event in self.events[run_id]
+            if event["kind"] == succeeded
+        }
 
     def kinds(self, run_id: str) -> list[EventKind]:
         """What happened in a run."""
@@ -172,37 +209,63 @@ class World:
         """Starts a run of these tasks."""
         return self.start_flow(flow(*tasks, **options), priority=priority)
 
-    def start_flow(self, definition: WorkflowDefinition, *, priority: int = 0) -> LiveRun:
-        """Starts a run of a definition."""
+    def start_flow(
+        self,
+        definition: WorkflowDefinition,
+        *,
+        priority: int = 0,
+        given: Any = None,
+        parent: str = "",
+    ) -> LiveRun:
+        """Starts a run of a definition; `given` is its input, `parent` the run it is for."""
         self._runs += 1
-        run_id = ids.new_id(self.tenant.tenant_id, self.now_us, self._chance(ids.RANDOM_BYTES))
-        digest = definition.digest()
-        self.tables.definitions[digest] = definition
-        record = records.Run(
-            tenant_id=self.tenant.tenant_id,
-            run_id=run_id,
-            workflow=definition.name,
-            workflow_version=1,
-            workflow_digest=digest,
-            state=RunState.RUNNING,
+        run_id = self.new_id()
+        record = self.record_of(
+            definition,
+            run_id,
             priority=priority,
             labels={"n": str(self._runs)},
-            input=json_payload({"n": self._runs}),
+            input=json_payload({"n": self._runs} if given is None else given),
             correlation_id=f"correlation-{self._runs}",
-            started_by="key-0",
-            reason="",
-            task_count=len(definition.tasks),
-            succeeded=0,
-            failed=0,
-            upstream_failed=0,
-            cancelled=0,
-            create_us=self.now_us,
-            start_us=None,
-            end_us=None,
+            parent_run_id=parent,
         )
         run = LiveRun(record, definition, definition.check(), order=self.desk.next_order())
         self.desk.open_run(run, self.now_us)
         return run
+
+    def new_id(self) -> str:
+        """An id that no run has."""
+        return ids.new_id(self.tenant.tenant_id, self.now_us, self._chance(ids.RANDOM_BYTES))
+
+    def record_of(self, definition: WorkflowDefinition, run_id: str, **values: Any) -> records.Run:
+        """The record of a run that is about to begin."""
+        digest = definition.digest()
+        self.tables.definitions[digest] = definition
+        known: dict[str, Any] = {
+            "tenant_id": self.tenant.tenant_id,
+            "run_id": run_id,
+            "workflow": definition.name,
+            "workflow_version": 1,
+            "workflow_digest": digest,
+            "state": RunState.RUNNING,
+            "priority": 0,
+            "labels": {},
+            "input": None,
+            "correlation_id": "correlation",
+            "started_by": "key-0",
+            "reason": "",
+            "task_count": len(definition.tasks),
+            **dict.fromkeys(("succeeded", "failed", "upstream_failed", "cancelled"), 0),
+            "create_us": self.now_us,
+            "start_us": None,
+            "end_us": None,
+            "deadline_us": timeouts.run_deadline_us(definition.total_timeout_us, self.now_us),
+        }
+        return records.Run(**(known | values))
+
+    def text_of(self, detail: Any) -> str:
+        """What is kept of a run or a task, as the store has it."""
+        return orjson.dumps(detail).decode()
 
     def agent(
         self,
@@ -242,7 +305,7 @@ class World:
         """Reports the end of a lease's attempt; `words` replace those of the lease."""
         said: dict[str, Any] = {
             "run_id": lease.run.run_id,
-            "task_key": lease.task.key,
+            "task_key": lease.task_key,
             "term": lease.term,
             "token": lease.token,
             "holder": lease.agent.holder,
@@ -256,7 +319,7 @@ class World:
         if verdict is not None:
             return verdict
         self.commit()
-        run_id, key = words.get("run_id", lease.run.run_id), words.get("task_key", lease.task.key)
+        run_id, key = words.get("run_id", lease.run.run_id), words.get("task_key", lease.task_key)
         index = lease.run.graph.index.get(key)
         known = run_id in self.tables.runs and index is not None
         stored = known and (run_id, index) in self.tables.tasks
@@ -276,7 +339,7 @@ class World:
     def wait(self, us: int) -> None:
         """Lets time pass."""
         self.now_us += us
-        self.desk.pass_time(self.now_us)
+        self.desk.dues.pass_time(self.now_us)
 
     def commit(self) -> journal.Changes:
         """Commits what was decided."""
@@ -291,7 +354,72 @@ class World:
         self._open_desk()
         read_back(self.tables, self.desk, self.slots_of, self.now_us)
 
+    def execute_again(self, run: LiveRun, *keys: str, pause: bool = False) -> LiveRun:
+        """Executes tasks of a run again as the engine does: from the tables, when it has ended."""
+        self.commit()
+        stored = self.tables.tasks_of(run.run_id)
+        if run.run_id not in self.desk.runs:
+            run = self.read_run(run.run_id)
+        again = to_reopen(run, [run.graph.index[key] for key in keys])
+        for index in needed_outputs(run, again):
+            if index in stored:
+                run.keep_output(index, stored[index].output, also=again)
+        self.desk.interventions.reopen(
+            run, again, stored, paused=pause, reason="again", now_us=self.now_us
+        )
+        return run
+
+    def move(
+        self, run: LiveRun, to: WorkflowDefinition, version: int = 2, *, resume: bool = False
+    ) -> LiveRun:
+        """Moves a run to another definition as the engine does: from the tables."""
+        self.commit()
+        self.tables.definitions[to.digest()] = to
+        run = self.desk.runs.get(run.run_id) or self.read_run(run.run_id)
+        target = Version(number=version, digest=to.digest(), definition=to, graph=to.graph())
+        if not check_state(run, target):
+            return run
+        crossing = moving.crossing_of(self.desk, run, target, self.now_us)
+        stored = self.tables.tasks_of(run.run_id)
+        wish = moving.Move(
+            to=target,
+            resume=resume,
+            reason="for a test",
+            stored=stored,
+            outputs={
+                crossing.numbers[index]: output
+                for index in crossing.needed_outputs()
+                if (output := stored[index].output) is not None
+            },
+            successes=self.tables.successes(run.run_id),
+        )
+        moving.move(self.desk, run, wish, self.now_us)
+        return self.desk.runs.get(run.run_id) or run
+
+    def read_run(self, run_id: str) -> LiveRun:
+        """A run from the tables, which may have ended."""
+        record = self.tables.run(run_id)
+        definition = self.tables.definitions[record.workflow_digest]
+        run = LiveRun(record, definition, definition.check(), order=self.desk.next_order())
+        run.sequence = len(self.tables.events[run_id])
+        restoring.restore(run, self.tables.tasks_of(run_id), {})
+        return run
+
     # -- views ----------------------------------------------------------------------------------
+
+    def again(self, run: LiveRun) -> LiveRun:
+        """A run as it is in memory now, which may have been read back since."""
+        return self.desk.runs[run.run_id]
+
+    def failure(self, run: LiveRun, key: str) -> str:
+        """The code with which a task failed last, after a commit. Empty: with none."""
+        self.commit()
+        failure = self.tables.task(run.run_id, run.graph.index[key]).failure
+        return "" if failure is None else failure.code
+
+    def live_of(self, run: LiveRun) -> int:
+        """How many leases of a run are live."""
+        return sum(run_id == run.run_id for run_id, _ in self.desk.leases)
 
     def state(self, run: LiveRun, key: str) -> TaskState:
         """Where a task stands in memory."""
@@ -345,7 +473,7 @@ def portrait(desk: Desk) -> dict[str, Any]:
             key: (lease.term, lease.attempt, lease.agent.holder, lease.agent.name, lease.cancelling)
             for key, lease in sorted(desk.leases.items())
         },
-        "workflows": desk.workflow_leases,
+        "workflows": desk.leases.by_workflow,
     }
 
 
@@ -360,10 +488,11 @@ def _portrait_of_run(run: LiveRun) -> dict[str, Any]:
     }
     names = set(LiveRun.__slots__) - {"states", "missing", "facts", "definition", "graph", "order"}
     # Digests are worked out when they are needed.
-    names -= {"_digests", "_input_digest"}
+    names -= {"_input_digest"}
     return {
         **{name: getattr(run, name) for name in names},
         "states": [TaskState(state).name for state in run.states],
         "missing": list(run.missing),
         "facts": facts,
+        "waiters": run.outputs.waiters,
     }
