@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import peewee
 from peewee import fn
 
-from tenure_server.core import errors, records
-from tenure_server.store import rows, tables
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.terms import words
+from tenure_server.store import evidence_tables, rows, tables
 from tenure_server.store.backend import Database
 from tenure_server.store.retention import Erased, Retention
 
@@ -57,6 +59,23 @@ class Acts:
         if not self._database.rows_affected(self._database.execute(update)):
             raise errors.NotFound("tenant", tenant.tenant_id)
 
+    def pause(self, tenant_id: str, pause: records.Pause) -> None:
+        """Keeps that a workflow, or a tenant, is paused. One that is so already stays as it is."""
+        row = {
+            "tenant_id": tenant_id,
+            "workflow": pause.workflow,
+            "reason": pause.reason,
+            "pause_us": pause.pause_us,
+            "paused_by": pause.paused_by,
+        }
+        self._database.execute(tables.Pause.insert(row).on_conflict_ignore())
+
+    def resume(self, tenant_id: str, workflow: str) -> None:
+        """Forgets that a workflow, or with an empty name a tenant, is paused."""
+        table = tables.Pause
+        same = (table.tenant_id == tenant_id) & (table.workflow == workflow)
+        self._database.execute(table.delete().where(same))
+
     def create_api_key(self, key: records.ApiKey) -> None:
         """Makes a key. Raises NotFound for a tenant that does not exist."""
         for tenant_id in key.tenant_ids:
@@ -97,6 +116,7 @@ class Acts:
         dependency_count: int,
         created_by: str,
         now_us: int,
+        events: Collection[str] = (),
     ) -> tuple[records.Workflow, bool]:
         """Makes the next version of a workflow, or finds the one that has this digest.
 
@@ -120,7 +140,31 @@ class Acts:
             canonical=canonical,
         )
         self._insert(table, rows.workflow_row(workflow))
+        self._find_workflow_by_words(tenant_id, name)
+        self._start_by_events(workflow, events)
         return workflow, True
+
+    def _start_by_events(self, workflow: records.Workflow, events: Collection[str]) -> None:
+        """Has events start runs of this version, and no longer of those before."""
+        table = tables.EventTrigger
+        mine = (table.tenant_id == workflow.tenant_id) & (table.workflow == workflow.name)
+        if workflow.version > 1:
+            self._database.execute(table.delete().where(mine))
+        for event in sorted(set(events)):
+            row = {
+                "tenant_id": workflow.tenant_id,
+                "event": event,
+                "workflow": workflow.name,
+                "version": workflow.version,
+            }
+            self._insert(table, row)
+
+    def _find_workflow_by_words(self, tenant_id: str, name: str) -> None:
+        """Has runs of a workflow found by the words of its name."""
+        table = tables.WorkflowWord
+        found = [{"tenant_id": tenant_id, "word": word, "name": name} for word in words(name)]
+        if found:
+            self._database.execute(table.insert_many(found).on_conflict_ignore())
 
     def set_constitution(
         self, tenant_id: str, digest: str, canonical: bytes, created_by: str, now_us: int
@@ -187,7 +231,7 @@ class Acts:
 
         Those of another coordinator that was faster are left as they are.
         """
-        table = tables.SigningKey
+        table = evidence_tables.SigningKey
         new = [
             {"number": number, "text": text}
             for number, text in enumerate(chain[known:], start=known + 1)
@@ -198,7 +242,7 @@ class Acts:
 
     def add_checkpoints(self, checkpoints: Sequence[records.Checkpoint]) -> None:
         """Keeps signed checkpoints; one of the same size is left as it is."""
-        table = tables.EvidenceCheckpoint
+        table = evidence_tables.EvidenceCheckpoint
         found = [rows.checkpoint_row(checkpoint) for checkpoint in checkpoints]
         self._database.execute(table.insert_many(found).on_conflict_ignore())
 

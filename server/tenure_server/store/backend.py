@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
-from tenure_server.core import journal
+from tenure_server.core.ledger import journal
+
+#: The longest that a seat is held without renewal; see `config.SEAT_SECONDS_MAX`.
+SEAT_US_MAX = 60_000_000
 
 
 class Cursor(Protocol):
@@ -119,11 +122,23 @@ class Backend(Protocol):
     def migrating(self) -> AbstractContextManager[None]:
         """Keeps other processes from migrating at the same time."""
 
+    def await_idle(self) -> None:
+        """Waits until nobody decides for tenants, as long as seats hold whose holder has died.
+
+        Raises StoreOpenError when somebody goes on: an older version, which would write by its
+        tables into those of today.
+        """
+
     def warm(self) -> None:
         """Does what makes the first commits as fast as the later ones."""
 
     def clock_us(self, now_us: int) -> int:
         """The time that seats are measured by, given the caller's own."""
+
+    def damage(self) -> str:
+        """What is wrong with the tables and indexes themselves; reads all of them. Empty: nothing
+        that this database can tell. Inside `Store.reading`.
+        """
 
     def close(self) -> None:
         """Closes all connections and gives up what kept others out."""

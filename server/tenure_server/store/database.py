@@ -11,7 +11,7 @@ import peewee
 from playhouse import migrations
 
 from tenure_server.store import statements
-from tenure_server.store.backend import Backend, Database
+from tenure_server.store.backend import Backend
 from tenure_server.store.errors import StoreFailed, StoreOpenError
 from tenure_server.store.ledger import Sign, unsigned
 from tenure_server.store.postgresql import PostgresqlBackend
@@ -52,8 +52,10 @@ class Store:
         try:
             lent = reader.connect(reuse_if_open=True)
             yield
-        except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as error:
-            # The connection may be what is broken.
+        except (peewee.ProgrammingError, peewee.DataError):
+            raise  # a mistake of ours
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            # The connection may be what is broken, or the file.
             reader.manual_close()
             raise StoreFailed(f"the database cannot be read: {error}") from error
         finally:
@@ -89,7 +91,7 @@ def open_store(url: str, *, holder: str, address: str, sign: Sign = unsigned) ->
     try:
         backend.prepare()
         with backend.migrating():
-            _migrate(backend.writing)
+            _migrate(backend)
         backend.warm()
         return Store(backend, holder, address, sign)
     except peewee.PeeweeException as error:
@@ -113,13 +115,17 @@ def _backend(url: str, address: str) -> Backend:
             )
 
 
-def _migrate(database: Database) -> None:
-    runner = migrations.Runner(database, str(_MIGRATIONS))
+def _migrate(backend: Backend) -> None:
+    runner = migrations.Runner(backend.writing, str(_MIGRATIONS))
     # The history keeps a time, which APSW, unlike other drivers, does not bind by itself.
     runner.History.applied.db_value = str
-    unknown = [step.name for step in runner.status() if step.path is None]
+    steps = runner.status()
+    unknown = [step.name for step in steps if step.path is None]
     if unknown:
         raise StoreOpenError(
             f"the store was written by a newer version: this one has no migration {unknown[0]}"
         )
+    applied = [step for step in steps if step.applied]
+    if applied and len(applied) < len(steps):
+        backend.await_idle()
     runner.up()

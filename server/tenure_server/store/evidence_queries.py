@@ -8,13 +8,13 @@ from typing import Any
 
 from peewee import CTE, Node, ValuesList
 
-from tenure_server.core import lifecycle
-from tenure_server.store import rows, statements, tables
+from tenure_server.core.ledger import lifecycle
+from tenure_server.store import evidence_tables, rows, statements, tables
 
-_ENTRY = tables.EvidenceEntry
-_NODE = tables.EvidenceNode
-_HEAD = tables.EvidenceHead
-_CHECKPOINT = tables.EvidenceCheckpoint
+_ENTRY = evidence_tables.EvidenceEntry
+_NODE = evidence_tables.EvidenceNode
+_HEAD = evidence_tables.EvidenceHead
+_CHECKPOINT = evidence_tables.EvidenceCheckpoint
 _EVENT = tables.WorkflowExecutionLog
 _RUN = tables.WorkflowRun
 _WORKFLOW = tables.WorkflowDefinition
@@ -24,7 +24,7 @@ _slot = statements.slot
 _TENANT = _slot("tenant_id")
 _LIMIT = _slot("limit")
 _RUN_OPEN = sorted(int(state) for state in set(lifecycle.RunState) - lifecycle.RUN_ENDED)
-#: From this standing on an entry is a refusal; see `tables.EvidenceEntry`.
+#: From this standing on an entry is a refusal; see `evidence_tables.EvidenceEntry`.
 _REFUSED = 2
 
 _PLAIN = (_ENTRY.entry_index, _ENTRY.entry)

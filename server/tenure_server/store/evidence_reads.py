@@ -16,9 +16,9 @@ from peewee import Node
 from tenure_evidence import tree
 from tenure_evidence.canonical import canonical
 from tenure_evidence.packing import unpacked
-from tenure_server.core import records
+from tenure_server.core.ledger import records
 from tenure_server.store import evidence_queries as queries
-from tenure_server.store import statements, tables
+from tenure_server.store import evidence_tables, statements
 from tenure_server.store.database import Store
 
 #: How many entries are read at once where all of a log or of a run are wanted.
@@ -27,7 +27,7 @@ PAGE = 500
 NODES = 4096
 _INDEX_MAX = (1 << 53) - 1
 
-_HEAD = tables.EvidenceHead
+_HEAD = evidence_tables.EvidenceHead
 _HEADS = _HEAD.select(_HEAD.tenant_id, _HEAD.size).order_by(_HEAD.tenant_id)
 
 
@@ -176,6 +176,19 @@ class EvidenceReads:
         """Events of a run with what ties them to the log, from behind a sequence number on."""
         found = self._rows(queries.EVENTS, run_id=run_id, after_sequence=after, limit=limit)
         return [_event(row) for row in found]
+
+    def input_digest(self, run_id: str) -> str:
+        """The digest of a run's input, as its start has it; empty for none, and without evidence.
+
+        It stays when the input itself is forgotten.
+        """
+        for event in self.events_of_run(run_id, 0, 1):
+            entry = None if event["entry"] is None else self.entry(event["entry"])
+            for item in (entry and entry.items) or ():
+                said = orjson.loads(item)
+                if (said["run"], said["seq"]) == (run_id, event["sequence"]):
+                    return str(said.get("input", ""))
+        return ""
 
     def wrong_nodes(self, size: int, bad: Set[int]) -> Iterator[tuple[int, int, str]]:
         """The nodes above the leaves that are not what the two below them give, with what it is.

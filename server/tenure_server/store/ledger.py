@@ -15,17 +15,18 @@ import orjson
 
 from tenure_evidence import tree
 from tenure_evidence.packing import packed
-from tenure_server.core import journal
 from tenure_server.core.evidence import INSTALLATION, Draft, entry_bytes
-from tenure_server.store import statements, tables
+from tenure_server.core.ledger import journal
+from tenure_server.core.ledger.items import NO_ITEMS, Items, items_of
+from tenure_server.store import evidence_tables, statements
 from tenure_server.store.backend import Backend
 
 T = TypeVar("T")
 #: Signs the entry of a grant for agents: the hash of the key that signs now, and its signature.
 Sign = Callable[[bytes], tuple[bytes, bytes]]
 
-_HEAD = tables.EvidenceHead
-_NODE = tables.EvidenceNode
+_HEAD = evidence_tables.EvidenceHead
+_NODE = evidence_tables.EvidenceNode
 _END = _HEAD.select(_HEAD.size).where(_HEAD.tenant_id == statements.slot("tenant_id"))
 _END_LOCKED = _END.clone().for_update()
 _EDGE = _NODE.select(_NODE.level, _NODE.position, _NODE.hash).where(
@@ -65,10 +66,11 @@ class Ledger:
     def pages(self, changes: journal.Changes) -> Pages:
         """Numbers the acts of some changes. Raises LookupError for an event without an act."""
         pages = Pages()
-        if not changes.items:
+        if not changes.said:
             pages.events = [(*row, None) for row in changes.events]
         for draft in changes.drafts:
-            items, events = _cut(changes.items, draft), _cut(changes.events, draft)
+            events = _cut(changes.events, draft)
+            items = items_of(events, _cut(changes.said, draft)) if events else NO_ITEMS
             self._append(pages, draft, items, changes.seats)
             index = draft.index
             pages.events += [(*row, index) for row in events]
@@ -83,7 +85,7 @@ class Ledger:
         """Numbers acts in which nothing happened to runs."""
         pages = Pages()
         for draft in drafts:
-            self._append(pages, draft, (), seats)
+            self._append(pages, draft, NO_ITEMS, seats)
         self._note_heads(pages)
         return pages
 
@@ -96,9 +98,7 @@ class Ledger:
         """Notes that a transaction failed: the ends are read anew."""
         self._ends.clear()
 
-    def _append(
-        self, pages: Pages, draft: Draft, items: Sequence[bytes], seats: Mapping[str, int]
-    ) -> None:
+    def _append(self, pages: Pages, draft: Draft, items: Items, seats: Mapping[str, int]) -> None:
         tenant_id, act = draft.tenant_id, draft.act
         term = 0 if tenant_id == INSTALLATION else seats[tenant_id]
         known = pages.ends.get(tenant_id)
@@ -106,10 +106,11 @@ class Ledger:
             known = pages.ends[tenant_id] = (term, self._end(tenant_id, term))
         frontier = known[1]
         index = frontier.size
-        hashes = tree.leaf_hashes(items)
+        hashes = tree.leaf_hashes(items.written)
         root = tree.root(hashes).hex() if hashes else ""
         entry = entry_bytes(draft, index=index, term=term, count=len(hashes), root=root)
-        draft.index, draft.entry, draft.leaf_hashes = index, entry, hashes
+        draft.index, draft.entry = index, entry
+        draft.leaf_hashes, draft.item_tasks = hashes, items.tasks
         if draft.mandate:
             draft.key_hash, draft.signature = self._sign(entry)
         pages.nodes += [
@@ -126,7 +127,7 @@ class Ledger:
                 act.correlation_id,
                 _standing(draft),
                 entry,
-                packed(items) if items else None,
+                packed(items.parts) if hashes else None,
                 None if act.facts is None else orjson.dumps(act.facts),
             )
         )

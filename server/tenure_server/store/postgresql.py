@@ -7,6 +7,7 @@ that nobody can take one between the check and the commit.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from peewee import PostgresqlDatabase
 from playhouse.pool import PooledPostgresqlDatabase
 from psycopg import conninfo
 
-from tenure_server.store.backend import Database, PooledDatabase
+from tenure_server.store.backend import SEAT_US_MAX, Database, PooledDatabase
 from tenure_server.store.errors import StoreOpenError
 from tenure_server.store.postgresql_journal import PostgresqlJournal
 
@@ -32,6 +33,8 @@ _SESSION = {
     "default_transaction_isolation": "read\\ committed",
     "client_encoding": "utf8",
 }
+#: How often it is looked whether others still hold seats.
+_LOOK_SECONDS = 0.1
 # A coordinator that is stopped in the middle of a transaction must not keep others from its seats.
 _WRITING = {**_SESSION, "idle_in_transaction_session_timeout": "5s", "lock_timeout": "10s"}
 _WRITING |= {"statement_timeout": "10s"}
@@ -82,6 +85,20 @@ class PostgresqlBackend:
             self.writing.execute_sql("SET lock_timeout = DEFAULT")
             self.writing.execute_sql("SET statement_timeout = DEFAULT")
 
+    def await_idle(self) -> None:
+        """Waits for the end of the seats that are held now, unless somebody renews one."""
+        held = self._held()
+        end_us = max((until_us for _, until_us in held), default=0)
+        while held:
+            alive = sorted({address for address, until_us in held if until_us > end_us})
+            if alive:
+                raise StoreOpenError(
+                    f"{self.name} has to be migrated, and a coordinator of an older version is at"
+                    f" work on it: stop {', '.join(alive)}, then start this one again"
+                )
+            time.sleep(_LOOK_SECONDS)
+            held = self._held()
+
     def warm(self) -> None:
         """Does nothing: the server has been warm before."""
 
@@ -89,6 +106,16 @@ class PostgresqlBackend:
         """The server's time: the one clock that all coordinators share."""
         sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
         return int(self.writing.execute_sql(sql).fetchone()[0])
+
+    def damage(self) -> str:
+        """Empty: servers have tools of their own for that, such as amcheck."""
+        return ""
+
+    def _held(self) -> list[tuple[str, int]]:
+        """Where the holders of seats are reached, and until when they hold them."""
+        sql = "SELECT address, until_us FROM seats WHERE until_us > %s AND until_us <= %s"
+        now_us = self.clock_us(0)
+        return self.writing.execute_sql(sql, (now_us, now_us + SEAT_US_MAX)).fetchall()
 
     def close(self) -> None:
         """Closes all connections."""

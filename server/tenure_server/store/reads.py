@@ -15,12 +15,14 @@ from typing import Any
 
 from peewee import CTE, JOIN, Node, Tuple, Value, ValuesList, fn
 
-from tenure_server.core import records
-from tenure_server.core.definition import Payload
-from tenure_server.core.lifecycle import RunState
-from tenure_server.store import rows, statements, tables
+from tenure_server.core.definitions.definition import Payload
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import RunState
+from tenure_server.core.seeing.filters import RunFilter
+from tenure_server.store import evidence_tables, rows, statements, tables
 from tenure_server.store import tenant_queries as queries
 from tenure_server.store.database import Store
+from tenure_server.store.run_search import RunSearch
 
 _slot = statements.slot
 
@@ -30,7 +32,6 @@ _KEY_TENANT = tables.ApiKeyTenant
 _SEAT = tables.Seat
 _REQUEST = tables.Request
 
-_TIME_MAX = (1 << 63) - 1
 _VERSION_MAX = (1 << 31) - 1
 _BUNDLE_TASKS = 20_000
 
@@ -48,7 +49,9 @@ _KEY_AND_TENANTS = _KEY.select(*rows.API_KEY, _KEY_TENANT.tenant_id).join(
 )
 _KEY_BY_HASH = _KEY_AND_TENANTS.where(_KEY.secret_hash == _slot("secret_hash"))
 _KEY_BY_ID = _KEY_AND_TENANTS.where(_KEY.api_key_id == _slot("api_key_id"))
-_SIGNING_KEYS = tables.SigningKey.select(tables.SigningKey.text).order_by(tables.SigningKey.number)
+_SIGNING_KEYS = evidence_tables.SigningKey.select(evidence_tables.SigningKey.text).order_by(
+    evidence_tables.SigningKey.number
+)
 _KEY_ANY = _KEY.select(Value(1)).limit(1)
 _KEYS_OF_NOBODY = _KEY.select(_KEY.api_key_id).where(
     ~fn.EXISTS(_KEY_TENANT.select(Value(1)).where(_KEY_TENANT.api_key_id == _KEY.api_key_id))
@@ -201,17 +204,8 @@ class TenantReads:
 
         Only those of a workflow, and only those in certain states, where these are given.
         """
-        wanted = sorted({int(state) for state in states or RunState})
-        create_us, run_id = before or (_TIME_MAX, "")
-        found = self._rows(
-            queries.runs_page(workflow is not None, len(wanted)),
-            workflow=workflow,
-            states=wanted,
-            create_us=create_us,
-            run_id=run_id,
-            limit=limit,
-        )
-        return [rows.run(row) for row in found]
+        wanted = RunFilter(workflow=workflow or "", states=frozenset(states))
+        return RunSearch(self._store, self._tenant_id).page(wanted, before, limit).runs
 
     def run_ids_open(self) -> list[str]:
         """The runs that have not ended."""
@@ -269,6 +263,19 @@ class TenantReads:
             for piece in statements.pieces(run_ids):
                 query = queries.tasks_of_runs(len(piece))
                 yield from map(rows.task, self._rows(query, run_ids=piece))
+
+    def event_triggers(self, event: str) -> list[tuple[str, int]]:
+        """The workflows, with their newest version, of which an event starts runs."""
+        return [(row[0], row[1]) for row in self._rows(queries.EVENT_TRIGGERS, event=event)]
+
+    def pauses(self) -> dict[str, records.Pause]:
+        """The workflows that are paused, by name; under an empty one the whole tenant."""
+        found = map(rows.pause, self._rows(queries.PAUSES))
+        return {pause.workflow: pause for pause in found}
+
+    def is_pruned(self, run_id: str) -> bool:
+        """Whether the payloads of a run were forgotten."""
+        return bool(self._rows(queries.RUN_PRUNED, run_id=run_id))
 
     def last_sequences(self) -> dict[str, int]:
         """The number of the newest event of each run that has not ended."""

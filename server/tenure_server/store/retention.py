@@ -13,8 +13,9 @@ from typing import Any
 from peewee import fn
 
 from tenure_evidence import tree
-from tenure_server.core import errors, lifecycle, records
-from tenure_server.store import rows, tables
+from tenure_server.core import errors
+from tenure_server.core.ledger import lifecycle, records
+from tenure_server.store import evidence_tables, rows, schema, tables
 from tenure_server.store.backend import Database
 
 _RUN_OPEN = sorted(int(state) for state in set(lifecycle.RunState) - lifecycle.RUN_ENDED)
@@ -23,7 +24,8 @@ _RUN_OPEN = sorted(int(state) for state in set(lifecycle.RunState) - lifecycle.R
 _RUN = tables.WorkflowRun
 _TASK = tables.WorkflowTask
 _EVENT = tables.WorkflowExecutionLog
-_ENTRY = tables.EvidenceEntry
+_TERM = tables.RunTerm
+_ENTRY = evidence_tables.EvidenceEntry
 _KEY = tables.ApiKey
 _KEY_TENANT = tables.ApiKeyTenant
 
@@ -53,8 +55,9 @@ class Retention:
                 _TASK.tenant_id == tenant_id, _TASK.run_id.in_(run_ids)
             )
         )
+        given = (_RUN.input, _RUN.input_type, _RUN.output, _RUN.output_type)
         self._run(
-            _RUN.update({_RUN.input: None, _RUN.input_type: None}).where(
+            _RUN.update(dict.fromkeys(given, None)).where(
                 _RUN.tenant_id == tenant_id, _RUN.run_id.in_(run_ids)
             )
         )
@@ -69,7 +72,7 @@ class Retention:
 
     def prune_runs(self, tenant_id: str, run_ids: Sequence[str]) -> None:
         """Forgets runs that have ended, with their tasks and events."""
-        for table in (_TASK, _EVENT, _RUN):
+        for table in (_TASK, _EVENT, _TERM, _RUN):
             self._run(table.delete().where(table.tenant_id == tenant_id, table.run_id.in_(run_ids)))
 
     def erase_tenant(self, tenant_id: str) -> Erased:
@@ -90,7 +93,7 @@ class Retention:
         size, root = self._end_of(tenant_id)
         keys = self._own_keys(tenant_id)
         # What refers to something goes before it.
-        for table in reversed(tables.ALL):
+        for table in reversed(schema.ALL):
             if "tenant_id" in table._meta.fields:
                 same = table._meta.fields["tenant_id"] == tenant_id
                 self._run(table.delete().where(same))
@@ -100,7 +103,7 @@ class Retention:
 
     def _end_of(self, tenant_id: str) -> tuple[int, bytes]:
         """Size and root of a log; the root is empty when the log is broken."""
-        head, node = tables.EvidenceHead, tables.EvidenceNode
+        head, node = evidence_tables.EvidenceHead, evidence_tables.EvidenceNode
         found = self._rows(head.select(head.size).where(head.tenant_id == tenant_id))
         size = int(found[0][0]) if found else 0
         nodes: dict[tree.Place, bytes] = {}

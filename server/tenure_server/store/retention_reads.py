@@ -7,14 +7,14 @@ from typing import Any
 
 from peewee import Node, Value, fn
 
-from tenure_server.core import lifecycle
-from tenure_server.store import statements, tables
+from tenure_server.core.ledger import lifecycle
+from tenure_server.store import evidence_tables, statements, tables
 from tenure_server.store.database import Store
 
 _RUN_ENDED = sorted(int(state) for state in lifecycle.RUN_ENDED)
 _RUN = tables.WorkflowRun
 _TASK = tables.WorkflowTask
-_ENTRY = tables.EvidenceEntry
+_ENTRY = evidence_tables.EvidenceEntry
 
 #: How much is forgotten in one transaction.
 RUNS_AT_ONCE = 100
@@ -40,7 +40,7 @@ _CARRIES = fn.EXISTS(
         _TASK.output.is_null(False) | _TASK.checkpoint.is_null(False),
     )
 )
-_OLD_PAYLOADS = _OLD_RUNS.where(_RUN.input.is_null(False) | _CARRIES)
+_OLD_PAYLOADS = _OLD_RUNS.where(_RUN.input.is_null(False) | _RUN.output.is_null(False) | _CARRIES)
 _OLD_FACTS = (
     _ENTRY.select(_ENTRY.entry_index)
     .where(

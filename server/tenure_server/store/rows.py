@@ -10,14 +10,15 @@ from typing import Any
 
 import orjson
 
-from tenure_server.core.definition import Payload
-from tenure_server.core.lifecycle import EventKind, Failure, RunState, TaskState
-from tenure_server.core.records import (
+from tenure_server.core.definitions.definition import Payload
+from tenure_server.core.ledger.lifecycle import EventKind, Failure, RunState, TaskState
+from tenure_server.core.ledger.records import (
     Answer,
     ApiKey,
     Checkpoint,
     ConstitutionVersion,
     Event,
+    Pause,
     Role,
     Run,
     Seat,
@@ -25,7 +26,7 @@ from tenure_server.core.records import (
     Tenant,
     Workflow,
 )
-from tenure_server.store import tables
+from tenure_server.store import evidence_tables, tables
 
 Row = Sequence[Any]
 
@@ -58,6 +59,14 @@ def tenant_row(value: Tenant) -> dict[str, Any]:
         "weight": value.weight,
         "create_us": value.create_us,
     }
+
+
+PAUSE = _columns(tables.Pause, "workflow", "reason", "pause_us", "paused_by")
+
+
+def pause(row: Row) -> Pause:
+    """A pause from the columns `PAUSE`."""
+    return Pause(workflow=row[0], reason=row[1], pause_us=row[2], paused_by=row[3])
 
 
 SEAT = _columns(tables.Seat, "tenant_id", "holder", "address", "term", "until_us")
@@ -221,8 +230,21 @@ RUN = _columns(
     "start_us",
     "end_us",
     "constitution_digest",
+    "skipped",
+    "parent_run_id",
+    "parent_task",
+    "deadline_us",
+    "detail",
 )
-RUN_INPUT = (*RUN, *_columns(tables.WorkflowRun, "input", "input_type"))
+RUN_INPUT = (
+    *RUN,
+    *_columns(tables.WorkflowRun, "input", "input_type", "output", "output_type"),
+)
+
+
+def run_state(number: int) -> RunState:
+    """A state by its number."""
+    return _RUN_STATES[number]
 
 
 def run(row: Row) -> Run:
@@ -248,7 +270,13 @@ def run(row: Row) -> Run:
         start_us=row[17],
         end_us=row[18],
         constitution_digest=row[19],
-        input=payload(row[20], row[21]) if len(row) > 20 else None,
+        skipped=row[20],
+        parent_run_id=row[21],
+        parent_task=row[22],
+        deadline_us=row[23],
+        detail=row[24],
+        input=payload(row[25], row[26]) if len(row) > 25 else None,
+        output=payload(row[27], row[28]) if len(row) > 27 else None,
     )
 
 
@@ -271,6 +299,7 @@ TASK = _columns(
     "result_hash",
     "failure_code",
     "failure_message",
+    "detail",
 )
 TASK_CHECKPOINT = _columns(tables.WorkflowTask, "checkpoint", "checkpoint_type")
 TASK_PAYLOADS = (
@@ -298,8 +327,9 @@ def task(row: Row) -> Task:
         retry_us=row[12],
         result_hash=row[13],
         failure=None if row[14] is None else Failure(row[14], row[15] or ""),
-        checkpoint=payload(row[16], row[17]) if len(row) > 16 else None,
-        output=payload(row[18], row[19]) if len(row) > 18 else None,
+        detail=row[16],
+        checkpoint=payload(row[17], row[18]) if len(row) > 17 else None,
+        output=payload(row[19], row[20]) if len(row) > 19 else None,
     )
 
 
@@ -347,7 +377,7 @@ def payload(data: bytes | None, content_type: str | None) -> Payload | None:
     return None if data is None else Payload(data, content_type or "")
 
 
-CHECKPOINT = _columns(tables.EvidenceCheckpoint, "tenant_id", "size", "note", "create_us")
+CHECKPOINT = _columns(evidence_tables.EvidenceCheckpoint, "tenant_id", "size", "note", "create_us")
 
 
 def checkpoint(row: Row) -> Checkpoint:

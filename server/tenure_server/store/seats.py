@@ -13,8 +13,9 @@ from typing import Any
 
 from peewee import JOIN, Node, Value
 
-from tenure_server.core import records
+from tenure_server.core.ledger import records
 from tenure_server.store import rows, statements, tables
+from tenure_server.store.backend import SEAT_US_MAX
 from tenure_server.store.database import Store
 
 _SEAT = tables.Seat
@@ -30,7 +31,11 @@ _MISSING = tables.Seat.insert_from(
 # A seat that a commit of its holder has locked is left alone: the holder is alive, and the next
 # round comes soon.
 _FREE = _SEAT.select(*rows.SEAT).where(_SEAT.holder != _slot("holder")).order_by(_SEAT.tenant_id)
-_EXPIRED = _FREE.where(_SEAT.until_us <= _slot("now_us")).for_update(skip_locked=True)
+# One that says that it holds for longer than any is held was written before the server's clock was
+# set back. Its holder may live, and comes to know it by the term as any holder does.
+_EXPIRED = _FREE.where(
+    (_SEAT.until_us <= _slot("now_us")) | (_SEAT.until_us > _slot("latest_us"))
+).for_update(skip_locked=True)
 _TAKE = [
     _SEAT.update(
         {
@@ -69,7 +74,7 @@ class Seats:
             now_us = self._backend.clock_us(now_us)
             self._statements.run(_MISSING, {})
             free = _EXPIRED if self._backend.shared else _FREE
-            found = self._rows(free, now_us=now_us)
+            found = self._rows(free, now_us=now_us, latest_us=now_us + SEAT_US_MAX)
             for piece in statements.pieces([seat.tenant_id for seat in found]):
                 self._run(
                     _TAKE[len(piece).bit_length() - 1],

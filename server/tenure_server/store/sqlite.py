@@ -79,6 +79,9 @@ class SqliteBackend:
         """Keeps others from migrating at the same time: the file's lock does it already."""
         return contextlib.nullcontext()
 
+    def await_idle(self) -> None:
+        """Does nothing: whoever has the file's lock is alone."""
+
     def warm(self) -> None:
         """Grows the log to its working size."""
         log = Path(f"{self.path}-wal")
@@ -88,17 +91,26 @@ class SqliteBackend:
         # What is written here is rubbish, so it need not survive; before the checkpoint everything
         # counts again.
         run("PRAGMA synchronous = off")
+        # Or the log might begin anew just before it has its size, and grow no more.
+        run("PRAGMA wal_autocheckpoint = 0")
         run("CREATE TABLE IF NOT EXISTS wal_growth (filler BLOB)")
         for _ in range(WAL_BYTES // _WAL_STEP_BYTES):
             run(f"INSERT INTO wal_growth VALUES (zeroblob({_WAL_STEP_BYTES}))")
             run("DELETE FROM wal_growth")
         run("DROP TABLE wal_growth")
         run("PRAGMA synchronous = full")
+        run(f"PRAGMA wal_autocheckpoint = {_WRITING['wal_autocheckpoint']}")
         run("PRAGMA wal_checkpoint(restart)").fetchall()
 
     def clock_us(self, now_us: int) -> int:
         """The caller's own time: nobody else looks at the seats of this file."""
         return now_us
+
+    def damage(self) -> str:
+        """The first thing that is found, such as an index that misses rows of its table."""
+        ((said,),) = self.reading.execute_sql("PRAGMA integrity_check(1)").fetchall()
+        # What is wrong with a page stands behind a line that names the database.
+        return "" if said == "ok" else str(said).splitlines()[-1]
 
     def close(self) -> None:
         """Closes all connections and lets go of the file."""

@@ -1,12 +1,12 @@
 """The tables as Peewee models: names and types for queries.
 
-The tables themselves are made by `migrations`, whose scripts hold frozen copies; a test compares
-the two.
+Those of evidence and of schedules have modules of their own; `schema` names them all. The tables
+themselves are made by `migrations`, whose scripts hold frozen copies; a test compares the two.
 
 All times are microseconds since the Unix epoch. States, kinds and roles are the numbers of
-`core.lifecycle` and `core.records`. Every table of a tenant begins with its `tenant_id`, in its key
-too: so a tenant's rows lie together, and can be spread by tenant over the nodes of a larger
-database.
+`core.ledger.lifecycle` and `core.ledger.records`. Every table of a tenant begins with its
+`tenant_id`, in its key too: so a tenant's rows lie together, and can be spread by tenant over the
+nodes of a larger database.
 
 What the hot path pays for, per row:
 
@@ -15,6 +15,8 @@ What the hot path pays for, per row:
 - ``workflow_runs`` has two more indexes, both led by the state. They serve the list of open runs at
   a restart and every page of every list: a list over several states merges one sorted piece for
   each state, so no filter ever walks over what it does not show.
+- ``run_terms`` has rows for runs with labels, and for runs that ended with a reason; for others it
+  costs nothing.
 - ``requests`` has an index on time, for pruning.
 """
 
@@ -127,6 +129,13 @@ class WorkflowRun(Table):
     start_us = BigIntegerField(null=True)
     end_us = BigIntegerField(null=True)
     constitution_digest = TextField()
+    skipped = IntegerField()
+    parent_run_id = TextField()
+    parent_task = TextField()
+    deadline_us = BigIntegerField(null=True)
+    detail = TextField(null=True)
+    output = BlobField(null=True)
+    output_type = TextField(null=True)
 
     class Meta:
         table_name = "workflow_runs"
@@ -135,6 +144,17 @@ class WorkflowRun(Table):
             (("tenant_id", "state", "create_us", "run_id"), False),
             (("tenant_id", "workflow", "state", "create_us", "run_id"), False),
         )
+
+
+# Few runs are started for another, and only those are looked for.
+WorkflowRun.add_index(
+    WorkflowRun.tenant_id,
+    WorkflowRun.parent_run_id,
+    WorkflowRun.create_us,
+    WorkflowRun.run_id,
+    where=WorkflowRun.parent_run_id != "",
+    name="workflow_runs_parent_create_us_run_id",
+)
 
 
 class WorkflowTask(Table):
@@ -161,6 +181,7 @@ class WorkflowTask(Table):
     output_type = TextField(null=True)
     checkpoint = BlobField(null=True)
     checkpoint_type = TextField(null=True)
+    detail = TextField(null=True)
 
     class Meta:
         table_name = "workflow_tasks"
@@ -189,6 +210,60 @@ class WorkflowExecutionLog(Table):
         primary_key = CompositeKey("tenant_id", "run_id", "sequence")
 
 
+class RunTerm(Table):
+    """A term under which a run is found; see `core.ledger.terms`."""
+
+    tenant_id = TextField()
+    run_id = TextField()
+    term = TextField()
+    #: The run's, so that the runs of a term have an order.
+    create_us = BigIntegerField()
+
+    class Meta:
+        table_name = "run_terms"
+        primary_key = CompositeKey("tenant_id", "run_id", "term")
+        indexes = ((("tenant_id", "term", "create_us", "run_id"), False),)
+
+
+class WorkflowWord(Table):
+    """A word of a workflow's name."""
+
+    tenant_id = TextField()
+    word = TextField()
+    name = TextField()
+
+    class Meta:
+        table_name = "workflow_words"
+        primary_key = CompositeKey("tenant_id", "word", "name")
+
+
+class EventTrigger(Table):
+    """An event that starts runs of the newest version of a workflow."""
+
+    tenant_id = TextField()
+    event = TextField()
+    workflow = TextField()
+    version = IntegerField()
+
+    class Meta:
+        table_name = "event_triggers"
+        primary_key = CompositeKey("tenant_id", "event", "workflow")
+
+
+class Pause(Table):
+    """A workflow that is paused; with an empty name the whole tenant."""
+
+    tenant_id = TextField()
+    workflow = TextField()
+    reason = TextField()
+    pause_us = BigIntegerField()
+    paused_by = TextField()
+
+    class Meta:
+        table_name = "pauses"
+        primary_key = CompositeKey("tenant_id", "workflow")
+
+
 class Request(Table):
     """A mutation that was answered, so that its repetition gets the same answer."""
 
@@ -204,82 +279,6 @@ class Request(Table):
         primary_key = CompositeKey("tenant_id", "request_id")
 
 
-class EvidenceEntry(Table):
-    """One act in a log; the tenant is empty for the installation's own. Append-only."""
-
-    tenant_id = TextField()
-    entry_index = BigIntegerField()
-    at_us = BigIntegerField()
-    kind = TextField()
-    principal = TextField()
-    correlation_id = TextField()
-    #: 0 allowed, 1 warned of, 2 denied by an article, 3 refused otherwise.
-    standing = IntegerField()
-    entry = BlobField()
-    #: The items as a JSON array, as `items.packed` gives it. Null: none.
-    items = BlobField(null=True)
-    #: What the articles were asked about, JSON. Not part of the log; may be pruned.
-    facts = BlobField(null=True)
-
-    class Meta:
-        table_name = "evidence_entries"
-        primary_key = CompositeKey("tenant_id", "entry_index")
-        indexes = (
-            (("tenant_id", "kind", "entry_index"), False),
-            (("tenant_id", "correlation_id", "entry_index"), False),
-            (("tenant_id", "at_us"), False),
-        )
-
-
-class EvidenceNode(Table):
-    """A complete node of a log's tree."""
-
-    tenant_id = TextField()
-    level = IntegerField()
-    position = BigIntegerField()
-    hash = BlobField()
-
-    class Meta:
-        table_name = "evidence_nodes"
-        primary_key = CompositeKey("tenant_id", "level", "position")
-
-
-class EvidenceHead(Table):
-    """Where a log ends."""
-
-    tenant_id = TextField(primary_key=True)
-    size = BigIntegerField()
-    #: The size that this one followed: a change is a compare-and-set on it.
-    previous = BigIntegerField()
-    term = BigIntegerField()
-
-    class Meta:
-        table_name = "evidence_heads"
-
-
-class EvidenceCheckpoint(Table):
-    """A signed checkpoint."""
-
-    tenant_id = TextField()
-    size = BigIntegerField()
-    note = TextField()
-    create_us = BigIntegerField()
-
-    class Meta:
-        table_name = "evidence_checkpoints"
-        primary_key = CompositeKey("tenant_id", "size")
-
-
-class SigningKey(Table):
-    """A public key of the installation: the root's verifier key, or a later one's certificate."""
-
-    number = IntegerField(primary_key=True)
-    text = TextField()
-
-    class Meta:
-        table_name = "signing_keys"
-
-
 class Constitution(Table):
     """One version of a tenant's constitution."""
 
@@ -293,22 +292,3 @@ class Constitution(Table):
     class Meta:
         table_name = "constitutions"
         primary_key = CompositeKey("tenant_id", "version")
-
-
-ALL: tuple[type[Table], ...] = (
-    Tenant,
-    Seat,
-    ApiKey,
-    ApiKeyTenant,
-    WorkflowDefinition,
-    WorkflowRun,
-    WorkflowTask,
-    WorkflowExecutionLog,
-    Request,
-    EvidenceEntry,
-    EvidenceNode,
-    EvidenceHead,
-    EvidenceCheckpoint,
-    SigningKey,
-    Constitution,
-)

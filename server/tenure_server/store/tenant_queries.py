@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, reduce
+from functools import cache
 from typing import Any
 
-from peewee import Case, Node, Tuple, Value, fn
+from peewee import Case, Node, fn
 
-from tenure_server.core import lifecycle
+from tenure_server.core.ledger import lifecycle
 from tenure_server.store import rows, statements, tables
 
 _WORKFLOW = tables.WorkflowDefinition
@@ -73,6 +73,10 @@ CONSTITUTION_ONE = _of_tenant(_CONSTITUTION, rows.CONSTITUTION).where(
 )
 
 # --- runs
+#: A run without an input has an empty type; none at all has one whose input was pruned.
+RUN_PRUNED = _of_tenant(_RUN, [_RUN.run_id]).where(
+    _RUN.run_id == _slot("run_id"), _RUN.input_type.is_null()
+)
 RUN_ONE = _of_tenant(_RUN, rows.RUN_INPUT).where(_RUN.run_id == _slot("run_id"))
 _OPEN = _RUN.state.in_(_RUN_OPEN)
 RUN_IDS_OPEN = _of_tenant(_RUN, [_RUN.run_id, _RUN.task_count]).where(_OPEN)
@@ -81,28 +85,6 @@ _LAST_SEQUENCE = _EVENT.select(fn.MAX(_EVENT.sequence)).where(
     _EVENT.tenant_id == _TENANT, _EVENT.run_id == _RUN.run_id
 )
 LAST_SEQUENCES = _of_tenant(_RUN, [_RUN.run_id, _LAST_SEQUENCE]).where(_OPEN)
-
-
-@cache
-def runs_page(of_workflow: bool, states: int) -> Node:
-    """The newest runs in any of so many states: one sorted piece for each of them, merged."""
-
-    def piece(state: Value) -> Any:
-        query = _of_tenant(_RUN, rows.RUN).where(
-            _RUN.state == state,
-            Tuple(_RUN.create_us, _RUN.run_id) < Tuple(_slot("create_us"), _slot("run_id")),
-        )
-        if of_workflow:
-            query = query.where(_RUN.workflow == _slot("workflow"))
-        return query.order_by(_RUN.create_us.desc(), _RUN.run_id.desc()).limit(_LIMIT)
-
-    pieces = [piece(state) for state in statements.slots("states", states)]
-    if len(pieces) == 1:
-        return pieces[0]  # type: ignore[no-any-return]
-    merged = reduce(lambda left, right: left + right, pieces)
-    by = (merged.c.create_us.desc(), merged.c.run_id.desc())
-    return merged.order_by(*by).limit(_LIMIT)  # type: ignore[no-any-return]
-
 
 # --- tasks
 TASK_ONE = _of_tenant(_TASK, rows.TASK_PAYLOADS).where(
@@ -154,6 +136,18 @@ RUN_EVENTS = _EVENTS_OF_RUN.where(_EVENT.kind.in_(_RUN_EVENTS))
 LAST_SEQUENCE = _of_tenant(_EVENT, [fn.MAX(_EVENT.sequence)]).where(
     _EVENT.run_id == _slot("run_id")
 )
+
+# --- what events start
+_TRIGGER = tables.EventTrigger
+EVENT_TRIGGERS = (
+    _of_tenant(_TRIGGER, [_TRIGGER.workflow, _TRIGGER.version])
+    .where(_TRIGGER.event == _slot("event"))
+    .order_by(_TRIGGER.workflow)
+)
+
+# --- pauses
+_PAUSE = tables.Pause
+PAUSES = _of_tenant(_PAUSE, rows.PAUSE).order_by(_PAUSE.workflow)
 
 # --- requests
 REQUEST_IDS = (

@@ -15,15 +15,15 @@ import orjson
 from peewee import Case, Node, fn
 
 from tenure_evidence.packing import unpacked
-from tenure_server.core.lifecycle import RunState
-from tenure_server.store import statements, tables
+from tenure_server.core.ledger.lifecycle import RunState
+from tenure_server.store import evidence_tables, statements, tables
 from tenure_server.store.database import Store
 
 _slot = statements.slot
 _TENANT = _slot("tenant_id")
 
-_ENTRY = tables.EvidenceEntry
-_HEAD = tables.EvidenceHead
+_ENTRY = evidence_tables.EvidenceEntry
+_HEAD = evidence_tables.EvidenceHead
 _RUN = tables.WorkflowRun
 _TASK = tables.WorkflowTask
 _EVENT = tables.WorkflowExecutionLog
@@ -55,6 +55,8 @@ class RunSummary:
     priority: int
     labels: dict[str, str]
     input_bytes: int
+    #: What is kept of it beyond its columns, see `LiveRun.detail`.
+    detail: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +174,7 @@ class VerdictReads:
                     priority=row[2],
                     labels=orjson.loads(row[3]),
                     input_bytes=row[4] or 0,
+                    detail=row[5],
                 )
         return found
 
@@ -253,6 +256,7 @@ def _runs_named(length: int) -> Node:
         _RUN.priority,
         _RUN.labels,
         fn.LENGTH(_RUN.input),
+        _RUN.detail,
     )
     return _RUN.select(*columns).where(_RUN.tenant_id == _TENANT, _RUN.run_id.in_(run_ids))
 

@@ -9,12 +9,13 @@ from typing import TypeVar
 
 import peewee
 
-from tenure_server.core import journal
 from tenure_server.core.evidence import Draft
+from tenure_server.core.ledger import journal
 from tenure_server.store.acts import Acts
 from tenure_server.store.backend import Backend, Database
 from tenure_server.store.errors import StoreConflict, StoreFailed
 from tenure_server.store.ledger import Ledger, Sign, unsigned
+from tenure_server.store.schedule_writes import write_schedules
 
 T = TypeVar("T")
 #: Every row begins with its tenant.
@@ -47,6 +48,8 @@ class Writer:
         with self._appending(), self.transaction():
             pages = self._ledger.pages(changes)
             self._backend.journal.write(changes, pages, self._holder)
+            if changes.schedules:
+                write_schedules(self._database, changes)
         self._ledger.keep(pages)
 
     def act(
@@ -121,11 +124,15 @@ def _check_tenants(changes: journal.Changes) -> None:
     tenants: set[str] = set()
     for written in (
         changes.runs,
+        changes.runs_moved,
+        changes.tasks_moved,
         changes.run_changes,
+        changes.terms,
         changes.tasks,
         changes.events,
         changes.requests,
     ):
         tenants.update(map(_TENANT_OF, written))
+    tenants.update(change.tenant_id for change in changes.schedules)
     if strangers := tenants - changes.seats.keys():
         raise LookupError(f"rows of {', '.join(sorted(strangers))} without a seat to assert")

@@ -7,22 +7,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.databases import migrated
 
 from tenure_server.store import sqlite
 from tenure_server.store.database import Store, open_store
 
 
 @pytest.fixture(params=["sqlite", "sqlite-stdlib", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a store that does not exist yet."""
-    if request.param == "postgresql":
-        made: str = request.getfixturevalue("postgres_url")
-        return made
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the store is opened with."""
     if request.param == "sqlite-stdlib":
         monkeypatch.setenv(sqlite.DRIVER_VARIABLE, "stdlib")
-    # A working size of the log that takes no time to reach.
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
-    return f"sqlite://{tmp_path}/tenure.db"
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def url(driver: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store that is empty and migrated."""
+    if driver == "postgresql":
+        made: str = request.getfixturevalue("postgres_url")
+        return made
+    return migrated(f"sqlite://{tmp_path}/tenure.db")
 
 
 @pytest.fixture

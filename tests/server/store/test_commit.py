@@ -9,8 +9,8 @@ import pytest
 from tests.server.store import world
 from tests.server.store.world import OTHER, TENANT
 
-from tenure_server.core.journal import Changes
-from tenure_server.core.lifecycle import RUN_ENDED, TASK_ENDED, RunState, TaskState
+from tenure_server.core.ledger.journal import Changes
+from tenure_server.core.ledger.lifecycle import RUN_ENDED, TASK_ENDED, RunState, TaskState
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.errors import SeatLost, StoreConflict
@@ -59,8 +59,19 @@ def refused_without_trace(store: Store, reads: TenantReads, changes: Changes) ->
 @pytest.mark.parametrize("state", sorted(TASK_ENDED))
 def test_an_ended_task_never_changes(store: Store, reads: TenantReads, state: TaskState) -> None:
     store.writer().commit(world.changes(tasks=[world.task_row(RUN, 0, state=state, term=5)]))
-    later = world.task_row(RUN, 0, state=TaskState.LEASED, term=9)
+    later = world.task_row(RUN, 0, state=TaskState.LEASED, term=5)
     refused_without_trace(store, reads, world.changes(tasks=[later]))
+
+
+def test_an_ended_task_changes_only_under_a_later_term(store: Store, reads: TenantReads) -> None:
+    ended = world.task_row(RUN, 0, state=TaskState.FAILED, term=6)
+    store.writer().commit(world.changes(tasks=[ended]))
+    again = world.task_row(RUN, 0, state=TaskState.WAITING, term=7)
+    store.writer().commit(world.changes(tasks=[again]))
+    with store.reading():
+        task = reads.task(RUN, 0)
+    assert task is not None
+    assert (task.state, task.term) == (TaskState.WAITING, 7)
 
 
 def test_a_result_under_an_older_term_changes_nothing(store: Store, reads: TenantReads) -> None:
@@ -79,8 +90,21 @@ def test_one_stale_task_among_hundreds_stops_them_all(store: Store, reads: Tenan
 @pytest.mark.parametrize("state", sorted(RUN_ENDED))
 def test_an_ended_run_never_changes(store: Store, reads: TenantReads, state: RunState) -> None:
     store.writer().commit(world.changes(run_changes=[world.run_change(RUN, state=state)]))
-    again = world.run_change(RUN, state=RunState.CANCELLING, reason="once more")
+    again = world.run_change(RUN, state=RunState.CANCELLED, reason="once more")
     refused_without_trace(store, reads, world.changes(run_changes=[again]))
+
+
+def test_a_run_that_was_opened_again_may_end_in_the_same_commit(
+    store: Store, reads: TenantReads
+) -> None:
+    store.writer().commit(world.changes(run_changes=[world.run_change(RUN)]))
+    opened = world.run_change(RUN, state=RunState.RUNNING, end_us=None)
+    ended = world.run_change(RUN, state=RunState.FAILED)
+    store.writer().commit(world.changes(runs_reopened=[opened], run_changes=[ended]))
+    with store.reading():
+        run = reads.run(RUN)
+    assert run is not None
+    assert run.state is RunState.FAILED
 
 
 def test_a_run_that_is_not_there_cannot_change(store: Store, reads: TenantReads) -> None:

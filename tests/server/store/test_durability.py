@@ -73,7 +73,6 @@ def test_a_disk_that_is_full_fails_the_commit_and_not_the_one_after_it(
     driver: str,
 ) -> None:
     monkeypatch.setenv(sqlite.DRIVER_VARIABLE, driver)
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
     store = opening(sqlite_url)
     reads = world.settle(store)
     run_id = world.new_id(1)

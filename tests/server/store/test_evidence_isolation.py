@@ -26,6 +26,7 @@ CALLS: dict[str, list[Call]] = {
     "entries": [lambda r: r.entries(0, 100), lambda r: r.entries(0, 100, WHOLE)],
     "all_entries": [lambda r: list(r.all_entries())],
     "entries_of_run": [lambda r: list(r.entries_of_run(RUN, ALL))],
+    "input_digest": [lambda r: r.input_digest(RUN)],
     "events_of_run": [lambda r: r.events_of_run(RUN, 0, 100)],
     "nodes": [lambda r: r.nodes([(0, 0), (0, 2), (1, 0)])],
     "leaves": [lambda r: r.leaves(0, 100)],

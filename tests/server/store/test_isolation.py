@@ -10,7 +10,7 @@ import pytest
 from tests.server.store import world
 from tests.server.store.world import OTHER, TENANT
 
-from tenure_server.core.lifecycle import RunState
+from tenure_server.core.ledger.lifecycle import RunState
 from tenure_server.store import tenant_queries
 from tenure_server.store.database import Store
 from tenure_server.store.reads import TenantReads
@@ -42,6 +42,9 @@ CALLS: dict[str, list[Call]] = {
         lambda r: r.tasks(FOREIGN, -1, 100),
     ],
     "outputs": [lambda r: r.outputs(RUN, [0, 1]), lambda r: r.outputs(FOREIGN, [0, 1])],
+    "event_triggers": [lambda r: r.event_triggers("paid")],
+    "pauses": [lambda r: r.pauses()],
+    "is_pruned": [lambda r: r.is_pruned(RUN), lambda r: r.is_pruned(FOREIGN)],
     "events": [
         lambda r: r.events(RUN, 0, 100),
         lambda r: r.events(RUN, 0, 100, run_events_only=True),
@@ -67,6 +70,8 @@ def answers(store: Store) -> Callable[[str, Call], Any]:
     store.writer().commit(_rows(OTHER, FOREIGN))
     for tenant_id, digest in ((TENANT, "sha256:1"), (OTHER, "sha256:1"), (OTHER, "sha256:2")):
         world.constitute(store, tenant_id, digest)
+    for tenant_id in (TENANT, OTHER):
+        world.pause(store, tenant_id)
     more: dict[str, Any] = {
         "tasks": [world.task_row(RUN, 1, OTHER, output=b"bolt", output_type="")],
         "events": [world.event_row(RUN, 2, OTHER, message=OTHER)],

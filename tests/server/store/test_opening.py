@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -14,15 +15,31 @@ from pathlib import Path
 import psycopg
 import pytest
 from playhouse import migrations, schema_diff
+from tests.databases import AsShipped
 from tests.server.store import world
 from tests.server.store.world import TENANT
 
-from tenure_server.store import sqlite, tables
+from tenure_server.store import schema, sqlite, tables
 from tenure_server.store.database import Store, open_store
 from tenure_server.store.errors import StoreLocked, StoreOpenError
 from tenure_server.store.reads import Reads
 
 WRITER = Path(__file__).with_name("writing_process.py")
+
+
+@pytest.fixture
+def postgres_url(postgres_url_factory: Callable[..., str]) -> str:
+    """The URL of a database without tables."""
+    return postgres_url_factory(bare=True)
+
+
+@pytest.fixture
+def url(driver: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store that nobody has opened yet."""
+    if driver == "postgresql":
+        made: str = request.getfixturevalue("postgres_url")
+        return made
+    return f"sqlite://{tmp_path}/tenure.db"
 
 
 def refusal(url: str) -> str:
@@ -40,11 +57,12 @@ def test_opening_again_changes_nothing(url: str, opening: Callable[..., Store]) 
     with again.reading():
         assert Reads(again).tenant(TENANT) == world.tenant()
     names = again.backend.writing.execute_sql("SELECT name FROM schema_migration").fetchall()
-    assert [name for (name,) in names] == ["0001_foundation", "0002_evidence"]
+    steps = sorted(Path(tables.__file__).with_name("migrations").glob("[0-9]*.py"))
+    assert [name for (name,) in names] == [step.stem for step in steps]
 
 
 def test_the_migrations_make_the_tables_that_the_queries_expect(store: Store) -> None:
-    differences = schema_diff.diff_models(store.backend.writing, list(tables.ALL))
+    differences = schema_diff.diff_models(store.backend.writing, list(schema.ALL))
     assert str(differences) == str(schema_diff.SchemaDiff([], [], [], [], []))
 
 
@@ -175,8 +193,14 @@ def test_a_file_whose_name_needs_quoting_is_found(
 
 
 def test_sqlite_is_set_for_durability_and_keeps_its_log(
-    sqlite_url: str, tmp_path: Path, opening: Callable[..., Store]
+    sqlite_url: str,
+    tmp_path: Path,
+    opening: Callable[..., Store],
+    as_shipped: AsShipped,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sqlite, "WAL_BYTES", as_shipped.wal_bytes)
+    monkeypatch.setitem(sqlite._WRITING, "synchronous", as_shipped.synchronous)
     store = opening(sqlite_url)
     world.settle(store)
 
@@ -209,9 +233,8 @@ def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
 
 
 def test_a_database_that_is_not_there_is_told(postgres_url: str) -> None:
-    assert 'database "nowhere" does not exist' in refusal(
-        postgres_url.replace("/test_0?", "/nowhere?")
-    )
+    url = re.sub(r"/test_\d+\?", "/nowhere?", postgres_url)
+    assert 'database "nowhere" does not exist' in refusal(url)
 
 
 def test_coordinators_that_start_together_migrate_once(
@@ -233,8 +256,8 @@ def test_on_postgresql_what_is_acknowledged_is_on_disk_whatever_the_default(
     postgres_url: str, opening: Callable[..., Store]
 ) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("ALTER DATABASE test_0 SET synchronous_commit = off")
-        connection.execute("ALTER DATABASE test_0 SET default_transaction_isolation = serializable")
+        for setting in ("synchronous_commit = off", "default_transaction_isolation = serializable"):
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {setting}".encode())
     store = opening(postgres_url)
     run = store.backend.writing.execute_sql
     assert run("SHOW synchronous_commit").fetchone() == ("on",)
@@ -243,4 +266,5 @@ def test_on_postgresql_what_is_acknowledged_is_on_disk_whatever_the_default(
 
 def test_every_migration_has_a_number_of_its_own() -> None:
     steps = migrations.Migration.load_directory(str(Path(tables.__file__).with_name("migrations")))
-    assert [step.idx for step in steps] == list(range(1, len(steps) + 1))
+    numbers = [step.idx for step in steps]
+    assert numbers == sorted(set(numbers))

@@ -10,8 +10,8 @@ import pytest
 from tests.server.store import world
 from tests.server.store.world import NOW, OTHER, TENANT
 
-from tenure_server.core.lifecycle import RunState
-from tenure_server.core.records import Run
+from tenure_server.core.ledger.lifecycle import RunState
+from tenure_server.core.ledger.records import Run
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.reads import Reads, TenantReads

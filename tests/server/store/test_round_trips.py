@@ -10,9 +10,9 @@ from tests.server.store import world
 from tests.server.store.world import NOW, OTHER, TENANT
 
 from tenure_server.core import errors
-from tenure_server.core.definition import Payload
-from tenure_server.core.lifecycle import EventKind, Failure, RunState, TaskState
-from tenure_server.core.records import Answer, Role
+from tenure_server.core.definitions.definition import Payload
+from tenure_server.core.ledger.lifecycle import EventKind, Failure, RunState, TaskState
+from tenure_server.core.ledger.records import Answer, Role
 from tenure_server.store.database import Store
 from tenure_server.store.reads import Reads
 

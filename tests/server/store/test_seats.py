@@ -9,7 +9,7 @@ import pytest
 from tests.server.store import world
 from tests.server.store.world import NOW, OTHER, SECOND, TENANT
 
-from tenure_server.core.records import Seat
+from tenure_server.core.ledger.records import Seat
 from tenure_server.store import postgresql, tables
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
@@ -144,6 +144,24 @@ def test_an_expired_seat_is_taken_over_and_its_old_holder_can_write_no_more(
         seat = Reads(first).seat(TENANT)
     assert seat is not None
     assert (seat.holder, seat.address, seat.term) == ("second", "second:7233", 2)
+
+
+def test_a_seat_of_before_the_servers_clock_was_set_back_keeps_nobody_waiting(
+    postgres_url: str, opening: Callable[..., Store]
+) -> None:
+    first, second = opening(postgres_url), opening(postgres_url, "second")
+    world.settle(first)
+    world.settle(first, OTHER)
+    # By a clock that was three hours ahead. The holder died before it could renew.
+    set_back = "UPDATE seats SET until_us = until_us + %s WHERE tenant_id = %s"
+    first.writer().act({}, lambda acts: _run(first, set_back, 3 * 3600 * SECOND, TENANT))
+    assert terms(Seats(second).take(NOW, SEAT_US)) == {TENANT: 2}
+    with pytest.raises(SeatLost):
+        first.writer().commit(world.changes(term=1))
+
+
+def _run(store: Store, sql: str, *values: object) -> None:
+    store.backend.writing.execute_sql(sql, values)
 
 
 def test_an_expired_seat_that_nobody_took_can_be_renewed(

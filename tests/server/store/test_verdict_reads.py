@@ -9,7 +9,7 @@ from tests.server.store import world
 from tests.server.store.world import NOW, OTHER, TENANT
 
 from tenure_server.core.evidence import Act, Draft
-from tenure_server.core.lifecycle import RunState
+from tenure_server.core.ledger.lifecycle import RunState
 from tenure_server.store.database import Store
 from tenure_server.store.errors import StoreConflict
 from tenure_server.store.reads import TenantReads
@@ -126,7 +126,7 @@ def test_what_happened_to_a_run_is_its_own_scope(store: Store) -> None:
         started.kind = kind
         changes = world.changes(
             events=[world.event_row(run_id, 1)],
-            items=[b"{}"],
+            said=[{}],
             drafts=[Draft(started, TENANT, NOW, events=[0])],
         )
         store.writer().commit(changes)

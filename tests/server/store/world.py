@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from tenure_server.core import ids, journal, records
-from tenure_server.core.lifecycle import EventKind, RunState, TaskState
-from tenure_server.core.records import ApiKey, Role, Tenant
+from tenure_server.core import ids
+from tenure_server.core.ledger import journal, records
+from tenure_server.core.ledger.lifecycle import EventKind, RunState, TaskState
+from tenure_server.core.ledger.records import ApiKey, Role, Tenant
 from tenure_server.store.database import Store
 from tenure_server.store.reads import TenantReads
 
@@ -67,6 +68,13 @@ def run_row(run_id: str, tenant_id: str = TENANT, **changes: Any) -> journal.Row
         "start_us": None,
         "end_us": None,
         "constitution_digest": "",
+        "skipped": 0,
+        "parent_run_id": "",
+        "parent_task": "",
+        "deadline_us": None,
+        "detail": None,
+        "output": None,
+        "output_type": None,
     }
     return _row(journal.RUN_COLUMNS, values, changes)
 
@@ -84,6 +92,11 @@ def run_change(run_id: str, tenant_id: str = TENANT, **changes: Any) -> journal.
         "cancelled": 0,
         "start_us": NOW + 1,
         "end_us": NOW + 2,
+        "skipped": 0,
+        "task_count": 10,
+        "detail": None,
+        "output": None,
+        "output_type": None,
     }
     return _row(journal.RUN_CHANGE_COLUMNS, values, changes)
 
@@ -112,6 +125,7 @@ def task_row(run_id: str, index: int, tenant_id: str = TENANT, **changes: Any) -
         "output_type": None,
         "checkpoint": None,
         "checkpoint_type": None,
+        "detail": None,
     }
     return _row(journal.TASK_COLUMNS, values, changes)
 
@@ -167,10 +181,16 @@ def register(
     workflow, _ = store.writer().act(
         {tenant_id: term},
         lambda acts: acts.register_workflow(
-            tenant_id, name, digest, digest.encode(), 10, 9, "k-1", NOW
+            tenant_id, name, digest, digest.encode(), 10, 9, "k-1", NOW, ["paid"]
         ),
     )
     return workflow.version
+
+
+def pause(store: Store, tenant_id: str = TENANT, workflow: str = "count") -> None:
+    """Keeps that a workflow is paused."""
+    paused = records.Pause(workflow=workflow, reason=tenant_id, pause_us=NOW, paused_by="k-1")
+    store.writer().act({tenant_id: 1}, lambda acts: acts.pause(tenant_id, paused))
 
 
 def constitute(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from tenure_server.core import records
-from tenure_server.core.journal import Changes
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.journal import Changes
 from tenure_server.store.database import open_store
 from tenure_server.store.reads import TenantReads
 from tenure_server.store.seats import Seats
