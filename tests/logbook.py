@@ -3,6 +3,7 @@
 logs = read(store)          in the process that has the store open
 logs = read_url(url)        any other's, alive or dead
 logs.check()                every hash, number and item anew
+sizes, since                the same words for an open store, which read no more than they must
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,7 +19,7 @@ from typing import Any, cast
 import psycopg
 
 from tenure_evidence import canonical, tree
-from tenure_server.core.lifecycle import EventKind
+from tenure_server.core.ledger.lifecycle import EventKind
 from tenure_server.store.database import Store
 
 _ENTRIES = (
@@ -47,6 +48,16 @@ class Entry:
     #: Its columns beside the bytes, which may not say anything else.
     columns: dict[str, Any]
     items: list[dict[str, Any]]
+
+    @property
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What the items say, event by event."""
+        for item in self.items:
+            for number, task in enumerate(item.get("tasks", ())):
+                alike = {name: value for name, value in item.items() if name != "tasks"}
+                yield {**alike, "seq": item["seq"] + number, "task": task}
+            if "tasks" not in item:
+                yield item
 
     @property
     def says(self) -> dict[str, Any]:
@@ -124,8 +135,9 @@ class Logs:
                 leaves = [tree.leaf_hash(canonical.canonical(item)) for item in entry.items]
                 root = {"count": len(leaves), "root": tree.root(leaves).hex()} if leaves else None
                 assert entry.says.get("items") == root
-                found = {(item["run"], item["seq"]): item for item in entry.items}
-                assert len(found) == len(entry.items), "an event twice"
+                events = list(entry.events)
+                found = {(event["run"], event["seq"]): event for event in events}
+                assert len(found) == len(events), "an event twice"
                 places[tenant_id, index] = found
         return places
 
@@ -141,10 +153,38 @@ def _check_event(event: dict[str, Any], item: dict[str, Any]) -> None:
 
 def read(store: Store) -> Logs:
     """Reads the logs of a store that is open in this process."""
+    with store.reading():
+        return _read(_of_open(store))
+
+
+def _of_open(store: Store) -> Rows:
     # A second library on the same file would take the first one's locks away.
     database = cast("Any", store.backend.reading)
+    return lambda sql: database.execute_sql(sql).fetchall()
+
+
+def sizes(store: Store) -> dict[str, int]:
+    """How long each log of an open store is."""
     with store.reading():
-        return _read(lambda sql: database.execute_sql(sql).fetchall())
+        rows = _of_open(store)
+        counted = "SELECT tenant_id, COUNT(*) FROM evidence_entries GROUP BY tenant_id"
+        return {str(tenant_id): int(size) for tenant_id, size in rows(counted)}
+
+
+def since(store: Store, before: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """What was added to each log since it had these sizes; logs without anything left out."""
+    added: dict[str, list[dict[str, Any]]] = {}
+    with store.reading():
+        rows = _of_open(store)
+        for (tenant_id,) in rows("SELECT DISTINCT tenant_id FROM evidence_entries"):
+            found = rows(
+                "SELECT entry FROM evidence_entries"
+                f" WHERE tenant_id = '{tenant_id}' AND entry_index >= {before.get(tenant_id, 0)}"
+                " ORDER BY entry_index"
+            )
+            if says := [canonical.read(bytes(entry)) for (entry,) in found]:
+                added[tenant_id] = says
+    return added
 
 
 def read_url(url: str) -> Logs:
@@ -162,7 +202,16 @@ def read_url(url: str) -> Logs:
 
 
 def _unpacked(items: bytes) -> bytes:
-    return items if items.startswith(b"[") else zlib.decompress(items)
+    text = items if items.startswith(b"[") else zlib.decompress(items)
+    if not text.startswith(b":"):
+        return text
+    head, whole = b"", []
+    for line in text.split(b"\n"):
+        if line.startswith(b":"):
+            head = line[1:]
+        else:
+            whole.append(head + line)
+    return b"[" + b",".join(whole) + b"]"
 
 
 def _read(rows: Rows) -> Logs:

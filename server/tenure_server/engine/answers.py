@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import structlog
 
-from tenure_server.core import errors, records
-from tenure_server.core.journal import Row
+from tenure_server.core import errors
+from tenure_server.core.desks.desk import Desk
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.journal import Row
 from tenure_server.core.seen import Seen
+from tenure_server.engine.floor import Floor
 from tenure_server.engine.registry import Recent
 from tenure_server.store.errors import StoreFailed
 from tenure_server.store.reads import TenantReads
@@ -93,18 +96,20 @@ class Answers:
 
         commit.add_done_callback(done)
 
-    @asynccontextmanager
-    async def claim(
+    def claim(
         self, tenant_id: str, requests: Iterable[records.Request | None]
-    ) -> AsyncIterator[dict[str, records.Answer]]:
+    ) -> AbstractAsyncContextManager[dict[str, records.Answer]]:
         """Holds request ids for one caller, and gives the answers that exist already.
 
         Raises RequestIdReused when one was used for another content.
         """
         wanted = {one.request_id: one for one in requests if one is not None and one.request_id}
-        if not wanted:
-            yield {}
-            return
+        return self._claimed(tenant_id, wanted) if wanted else nullcontext({})
+
+    @asynccontextmanager
+    async def _claimed(
+        self, tenant_id: str, wanted: Mapping[str, records.Request]
+    ) -> AsyncIterator[dict[str, records.Answer]]:
         keys = [(tenant_id, request_id) for request_id in wanted]
         while busy := self._busy(keys):
             await asyncio.wait(busy)
@@ -120,6 +125,22 @@ class Answers:
             for key in keys:
                 del self._claims[key]
             claim.set_result(None)
+
+    async def once(
+        self,
+        tenant_id: str,
+        request: records.Request | None,
+        decide: Callable[[], Awaitable[bytes]],
+    ) -> bytes:
+        """Has something decided and gives its answer, or the one that the same request got before.
+
+        What is decided has to be committed with its answer, see `commit_answer`. Raises
+        RequestIdReused, and whatever `decide` raises.
+        """
+        async with self.claim(tenant_id, [request]) as found:
+            if request is not None and request.request_id in found:
+                return found[request.request_id].response
+            return await decide()
 
     def _busy(self, keys: Iterable[Key]) -> set[asyncio.Future[Any]]:
         found = (self._claims.get(key) or self._committing.get(key) for key in keys)
@@ -182,6 +203,28 @@ def answer_to(request: records.Request, response: bytes) -> records.Answer:
 def answer_row(tenant_id: str, request_id: str, answer: records.Answer, at_us: int) -> Row:
     """The journal's row of an answer, see `journal.REQUEST_COLUMNS`."""
     return tenant_id, request_id, answer.method, answer.digest, answer.response, at_us
+
+
+async def commit_answer(
+    floor: Floor,
+    answers: Answers,
+    desk: Desk,
+    request: records.Request | None,
+    response: bytes,
+) -> bytes:
+    """Commits what was decided on a desk, and with it what a repetition of the request is told.
+
+    Gives the answer once that is done. Raises StoreUnavailable.
+    """
+    floor.stir(desk)
+    commit = floor.flush()
+    if request is not None and request.request_id:
+        tenant_id = desk.tenant.tenant_id
+        answer = answer_to(request, response)
+        floor.journal.request(answer_row(tenant_id, request.request_id, answer, floor.now_us()))
+        answers.keep(tenant_id, commit, {request.request_id: answer})
+    await asyncio.shield(commit)
+    return response
 
 
 def _check(request: records.Request, answer: records.Answer) -> None:

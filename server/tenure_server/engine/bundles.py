@@ -9,8 +9,9 @@ from tenure_evidence import bundle, tree
 from tenure_evidence.canonical import NotCanonical, hash_text, read
 from tenure_evidence.digests import constitution_digest
 from tenure_evidence.signing import SigningKeys
-from tenure_server.core import errors, records
+from tenure_server.core import errors
 from tenure_server.core.evidence import COORDINATOR, INSTALLATION, Act, Draft
+from tenure_server.core.ledger import records
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.errors import StoreConflict, StoreFailed
@@ -18,6 +19,8 @@ from tenure_server.store.evidence_reads import EvidenceReads
 from tenure_server.store.reads import TenantReads
 
 _VERSIONS_AT_ONCE = 100
+#: In items that name the definition a run goes on under.
+_NAMING = (b'"kind":"run.started"', b'"kind":"run.moved"')
 
 
 def of_run(store: Store, keys: SigningKeys, checkpoint: records.Checkpoint, run_id: str) -> bytes:
@@ -28,12 +31,13 @@ def of_run(store: Store, keys: SigningKeys, checkpoint: records.Checkpoint, run_
     tenant_id, size = checkpoint.tenant_id, checkpoint.size
     run = TenantReads(store, tenant_id).run(run_id)
     reads = EvidenceReads(store, tenant_id)
-    entries = [] if run is None else list(reads.entries_of_run(run_id, size))
-    if run is None or not entries:
+    if run is None:
         raise errors.NotFound("run", run_id)
-    workflow = TenantReads(store, tenant_id).workflow(run.workflow, run.workflow_version)
-    if workflow is None:
-        raise errors.Quarantined(tenant_id, f"definition {run.workflow_digest} is missing")
+    entries = list(reads.entries_of_run(run_id, size))
+    if not entries:
+        # Its events were pruned, or it ended before there was evidence.
+        raise errors.NotFound("evidence of run", run_id)
+    workflow, *later = _definitions(store, run, entries)
     places = {place for entry in entries for place in tree.inclusion_nodes(entry.index, size)}
     nodes = reads.nodes(sorted(places))
     platform, own = _constitution(store, tenant_id, run.constitution_digest)
@@ -61,9 +65,31 @@ def of_run(store: Store, keys: SigningKeys, checkpoint: records.Checkpoint, run_
         constitution_platform=platform,
         constitution_tenant=own,
         entries=parts,
+        moved_to=[version.canonical for version in later],
     )
-    name = f"{run.workflow}@{run.workflow_version}"
-    return bundle.build(made, name, run.workflow_digest, keys.newest)
+    return bundle.build(made, f"{workflow.name}@{workflow.version}", workflow.digest, keys.newest)
+
+
+def _definitions(
+    store: Store, run: records.Run, entries: Sequence[records.LogEntry]
+) -> list[records.Workflow]:
+    """The definition that a run was started under, and those that it was moved to, in order.
+
+    As its events have it up to the checkpoint, for since then it may have been moved again.
+    """
+    reads, found = TenantReads(store, run.tenant_id), []
+    for entry in entries:
+        for raw in entry.items or ():
+            if not any(word in raw for word in _NAMING) or _run_of(raw) != run.run_id:
+                continue
+            digest = read(raw)["definition"]
+            version = reads.workflow_by_digest(digest)
+            if version is None:
+                raise errors.Quarantined(run.tenant_id, f"definition {digest} is missing")
+            found.append(version)
+    if not found:
+        raise errors.Quarantined(run.tenant_id, f"run {run.run_id} has no beginning")
+    return found
 
 
 def _parts(items: Sequence[bytes], run_id: str) -> list[bundle.ItemPart]:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import structlog
 
-from tenure_server.core.desk import Desk
+from tenure_server.core.desks.desk import Desk
 from tenure_server.core.evidence import Draft
-from tenure_server.core.journal import Changes, Row
-from tenure_server.core.lifecycle import EventKind
+from tenure_server.core.ledger.journal import Changes, Row
+from tenure_server.core.ledger.lifecycle import EventKind
 
 _RUN_LEVELS = {
     EventKind.RUN_STARTED: logging.INFO,
@@ -18,6 +18,12 @@ _RUN_LEVELS = {
     EventKind.RUN_SUCCEEDED: logging.INFO,
     EventKind.RUN_FAILED: logging.WARNING,
     EventKind.RUN_CANCELLED: logging.INFO,
+    EventKind.RUN_PAUSED: logging.INFO,
+    EventKind.RUN_RESUMED: logging.INFO,
+    EventKind.RUN_REOPENED: logging.INFO,
+    EventKind.RUN_COMPENSATING: logging.WARNING,
+    EventKind.RUN_CLOSED: logging.WARNING,
+    EventKind.RUN_MOVED: logging.INFO,
 }
 _TROUBLE = {
     EventKind.TASK_RETRYING: logging.WARNING,

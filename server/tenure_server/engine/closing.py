@@ -22,13 +22,13 @@ async def closed_for_good(floor: Floor, tenant_id: str) -> AsyncIterator[dict[st
             tenant_id=tenant_id,
         )
     term = floor.seating.term_of_quarantined(tenant_id) if desk is None else desk.term
-    floor.erasing.add(tenant_id)
+    floor.opening.erasing.add(tenant_id)
     try:
-        floor.let_go(tenant_id)
+        floor.opening.close(tenant_id)
         # What was decided before is committed before.
         await floor.flushed()
         yield {} if term is None else {tenant_id: term}
     finally:
-        floor.erasing.discard(tenant_id)
+        floor.opening.erasing.discard(tenant_id)
         if floor.serving:
             await floor.take_seats()

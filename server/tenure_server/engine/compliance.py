@@ -14,8 +14,9 @@ from tenure_constitution.article import Article
 from tenure_constitution.dimensions import Assessment
 from tenure_constitution.laws import Coverage, Dimension, Effect, Law, Perspective, Point
 from tenure_evidence.keys import Chain
-from tenure_server.core import errors, laws, records
-from tenure_server.core.lifecycle import RUN_ENDED, RunState
+from tenure_server.core import errors, laws
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import RUN_ENDED, RunState
 from tenure_server.engine.constitutions import Constitutions
 from tenure_server.engine.inspection import LogBroken, inspect_recent
 from tenure_server.engine.registry import KnownWorkflow

@@ -22,11 +22,12 @@ from tenure_constitution.article import (
 )
 from tenure_constitution.judge import Judge, Objection, Verdict
 from tenure_constitution.laws import Point
-from tenure_server.core import records
-from tenure_server.core.definition import digest_of
-from tenure_server.core.leases import AgentSlots, Success
-from tenure_server.core.lifecycle import Failure
-from tenure_server.core.runs import LiveRun, TaskFacts
+from tenure_server.core.definitions.definition import digest_of
+from tenure_server.core.leasing.leases import AgentSlots, Success
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import Failure
+from tenure_server.core.runs.live import LiveRun
+from tenure_server.core.runs.tasks import TaskFacts
 
 #: Gives what articles may look at of an agent, by the id of its key and its name.
 AgentFacts = Callable[[str, str], Mapping[str, Any]]
@@ -40,7 +41,7 @@ log = structlog.get_logger()
 
 
 class TenantLaw:
-    """Both constitutions as they bind one tenant. It is the `core.law.Law` of the tenant's desk.
+    """Both constitutions as they bind one tenant. It is the `Law` of the tenant's desk.
 
     `on_lease` and `on_result` are asked tens of thousands of times a second: they gather nothing
     that no article reads.
@@ -198,9 +199,9 @@ class Constitutions:
 
 def task_facts(run: LiveRun, index: int, attempt: int) -> dict[str, Any]:
     """What articles may look at under ``task``."""
-    task = run.definition.tasks[index]
+    task = run.tasks[index]
     return {
-        "key": task.key,
+        "key": run.graph.keys[index],
         "kind": task.kind,
         "attempt": attempt,
         "priority": task.priority,

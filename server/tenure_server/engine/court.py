@@ -24,10 +24,10 @@ import structlog
 from tenure_constitution import facts as fact_table
 from tenure_constitution.judge import Objection, Verdict
 from tenure_constitution.laws import Effect, Law, Perspective, Point
-from tenure_server.core import errors, records
-from tenure_server.core.desk import Desk
+from tenure_server.core import errors
+from tenure_server.core.desks.desk import Desk
 from tenure_server.core.evidence import Act
-from tenure_server.core.runs import facts_of
+from tenure_server.core.ledger import records
 from tenure_server.engine.constitutions import Constitutions, TenantLaw
 from tenure_server.engine.registry import KnownWorkflow
 
@@ -122,7 +122,10 @@ class Court:
         """Held by who has starts judged, until the runs are open: of two batches judged side by
         side, neither would be held against the other.
         """
-        return self._turns.setdefault(tenant_id, asyncio.Lock())
+        lock = self._turns.get(tenant_id)
+        if lock is None:
+            lock = self._turns[tenant_id] = asyncio.Lock()
+        return lock
 
     async def starts(
         self,
@@ -137,13 +140,16 @@ class Court:
         denied.
         """
         tenant_id = origin.tenant_id
-        facts = [(facts_of(run), known.facts) for run, known in new]
+        facts = [(run.facts(), known.facts) for run, known in new]
         judged_under = None
         while judged_under is not (law := self._constitutions.of(tenant_id)):
             judged_under = law
             given = self._around(_AROUND, origin.api_key_id, act.roles, tenant_id)
             verdicts = await _judged(law, in_order(given, facts))
-        kept = [{"definition": known.record.digest, "run": facts_of(run)} for run, known in new]
+        kept = [
+            {"definition": known.record.digest, "run": of_run}
+            for (_, known), (of_run, _) in zip(new, facts, strict=True)
+        ]
         keep(act, Point.START, {**given, "starts": kept})
         if not law.applies(Point.START):
             return [()] * len(new)

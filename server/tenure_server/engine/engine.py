@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import ParamSpec, TypeVar
 
 import structlog
 
 from tenure_constitution.article import Constitution
-from tenure_server.core import errors, records
-from tenure_server.core.evidence import Act
-from tenure_server.core.lifecycle import RunState
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
 from tenure_server.engine import starting
-from tenure_server.engine.answers import Answers, answer_row, answer_to, read_back
+from tenure_server.engine.alone import Alone
+from tenure_server.engine.answers import Answers, read_back
+from tenure_server.engine.bulk import Bulk
+from tenure_server.engine.chance import draw
 from tenure_server.engine.closing import closed_for_good
 from tenure_server.engine.compliance import Compliance
 from tenure_server.engine.constitutions import Constitutions
 from tenure_server.engine.court import Court
 from tenure_server.engine.dispatch import Dispatch
+from tenure_server.engine.explaining import Explaining
+from tenure_server.engine.firing import Firing
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.keys import Keys
 from tenure_server.engine.legislature import Legislature
 from tenure_server.engine.logbook import Logbook
+from tenure_server.engine.moves import Moves
+from tenure_server.engine.mutations import Mutations
 from tenure_server.engine.notary import Notary
+from tenure_server.engine.offspring import Offspring
+from tenure_server.engine.operations import Operations
+from tenure_server.engine.pausing import Pausing
+from tenure_server.engine.publishing import Publishing
+from tenure_server.engine.readers import Readers
+from tenure_server.engine.schedule_views import ScheduleViews
+from tenure_server.engine.schedules import Schedules
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
+from tenure_server.engine.standstill import StandingClock, Standstill
+from tenure_server.engine.timekeeping import Followed, Timekeeper
 from tenure_server.engine.watch import follow
 from tenure_server.engine.work import Work
 from tenure_server.engine.workflows import Workflows
-from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.errors import StoreFailed
 from tenure_server.store.reads import Reads, TenantReads
-
-P = ParamSpec("P")
-T = TypeVar("T")
-#: What follows a mutation: it gets the answer, or None when its outcome is not known.
-Afterwards = Callable[[bytes | None], Awaitable[None]]
 
 #: From so many bytes of input on they are checked beside the loop.
 BESIDE_THE_LOOP_BYTES = 256 << 10
@@ -64,15 +70,16 @@ class Engine:
         self.settings = settings
         self._store = store
         self._clock = clock
+        self._readers = Readers(store)
+        #: Runs work on a read-only connection in a reader thread; see `Readers`.
+        self.read, self.read_long = self._readers.read, self._readers.read_long
         self._keys = Keys(Reads(store), self.read, self.now_us, settings.key_us)
         self._answers = Answers(
             lambda keys: self.read(Reads(store).answers, keys),
             self.now_us,
             settings.answer_memory_us,
         )
-        self._readers = ThreadPoolExecutor(2, "reader")
         self._changing_tenants = asyncio.Lock()
-        self._following: set[asyncio.Task[bytes]] = set()
         dispatch = Dispatch()
         self.constitutions = Constitutions(platform or Constitution(), dispatch.facts_of)
         self._floor = Floor(
@@ -87,7 +94,19 @@ class Engine:
             learn=self._learn,
             chain=None if notary is None else notary.chain,
         )
+        self._mutations = Mutations(self._floor, self._answers)
+        #: Does a cold-path mutation once; see `Mutations.mutate`.
+        self.mutate = self._mutations.mutate
         self._lay_down_the_law(store, notary)
+        self._firing = Firing(self._floor, store, self.court, self.workflows, settings)
+        self._floor.before_seal = self._firing.before_seal
+        offspring = Offspring(self._floor, self.court, self.workflows, settings)
+        self._floor.wanted = offspring.stir
+        #: What may be done to schedules, and what can be seen of them.
+        self.schedules = Schedules(
+            self._floor, self._firing, self._answers, self.workflows, settings
+        )
+        self.schedule_views = ScheduleViews(self._floor, store, self._firing, read=self.read)
         #: What can be asked of the logs.
         self.logbook = Logbook(self._floor, store, self.read, notary)
         #: Writes down an act by which nothing changed, and says where a call stands that chose no
@@ -95,6 +114,36 @@ class Engine:
         self.record, self.log_of = self.logbook.record, self.logbook.log_of
         #: Closes a tenant's desk while it is erased; see `closing`.
         self.closed_for_good = partial(closed_for_good, self._floor)
+        #: What may be asked of runs that are there.
+        alone = Alone()
+        self.operations = Operations(self._floor, store, self._answers, settings, self.read, alone)
+        #: Moves runs to newer versions of their workflows.
+        self.moves = Moves(
+            self._floor,
+            store,
+            self._answers,
+            self.court,
+            self.workflows,
+            settings,
+            self.read,
+            alone,
+        )
+        #: The same to many runs.
+        self.bulk = Bulk(self.operations, self.moves, store, read=self.read, now_us=self.now_us)
+        #: Pauses workflows and tenants.
+        self.pausing = Pausing(self._floor, store, read=self.read, mutate=self.mutate)
+        #: Says why tasks do not run.
+        self.explain = Explaining(self._floor, store, self.read).explain
+        #: Publishes events.
+        self.publishing = Publishing(
+            self._floor,
+            store,
+            self._answers,
+            self.court,
+            self.workflows,
+            settings,
+            self.read,
+        )
         #: What agents may ask.
         self.work = Work(
             self._floor, store, read=self.read, workflow_by_digest=self.workflows.by_digest
@@ -140,14 +189,22 @@ class Engine:
         await self._floor.start()
         self.logbook.start()
 
+    def standstill(self, clock: StandingClock) -> Standstill:
+        """What lets time pass in jumps. For an engine that was made with this clock."""
+        return Standstill(clock, self._floor, self._firing)
+
+    def keep_time(self, clock: Followed) -> None:
+        """Follows the machine's clock from now on. For an engine that was made with this clock."""
+        self._floor.spawn(Timekeeper(clock, self._floor, self._firing).run())
+
     async def stop(self) -> None:
         """Tells the agents, lets what is under way commit, and gives the seats back."""
-        if self._following:
-            await asyncio.wait(self._following)
+        await self._mutations.settled()
         self.logbook.stop()
+        self._firing.stop()
         await self._floor.stop()
         await self._keys.stop()
-        self._readers.shutdown()
+        self._readers.close()
 
     @property
     def serving(self) -> bool:
@@ -177,15 +234,6 @@ class Engine:
         """Why a tenant is stopped, in a sentence; empty when it is not, or not held here."""
         return self._floor.quarantine_of(tenant_id)
 
-    async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs work on a read-only connection in a reader thread."""
-
-        def run() -> T:
-            with self._store.reading():
-                return work(*args, **kwargs)
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
-
     async def principal(self, secret_hash: bytes) -> records.ApiKey | None:
         """The key with this hash, valid or not, or None. At most `key_us` old."""
         return await self._keys.by_hash(secret_hash)
@@ -193,81 +241,6 @@ class Engine:
     def still_valid(self, api_key_id: str) -> bool:
         """Whether a key that was valid once still is, as far as is known here."""
         return self._keys.still_valid(api_key_id)
-
-    async def mutate(
-        self,
-        *,
-        tenants: Sequence[str] = (),
-        seats: Mapping[str, int] | None = None,
-        logs: Sequence[str] = (),
-        remember_under: str,
-        request: records.Request | None,
-        work: Callable[[Acts], bytes],
-        afterwards: Afterwards | None = None,
-        act: Act | None = None,
-        before: Callable[[], None] | None = None,
-    ) -> bytes:
-        """Does a cold-path mutation once: the same request id gets the same bytes.
-
-        `before` may still refuse it; a repetition is not asked. What is in force changes with
-        `afterwards` only.
-        What lets it take effect here is done `afterwards`, even when the caller has gone: it gets
-        the bytes, or None when nobody knows whether the mutation was committed.
-
-        `seats` are those of tenants without a desk. `logs` are where it is written down, if not
-        with the tenants.
-
-        Raises SeatElsewhere, RequestIdReused, StoreUnavailable, and whatever refusal `work` raises.
-        """
-        if seats is None:
-            seats = {tenant_id: self._floor.desk(tenant_id).term for tenant_id in tenants}
-        do = partial(self._floor.act, seats, act=act, logs=logs)
-        async with self._answers.claim(remember_under, [request]) as found:
-            if request is not None and request.request_id in found:
-                known = _resolved(found[request.request_id])
-                return await self._followed(known, _response, afterwards)
-            if before is not None:
-                before()
-            if request is None or not request.request_id:
-                return await self._followed(do(work), bytes, afterwards)
-            asked, now_us = request, self.now_us()
-
-            def work_and_remember(acts: Acts) -> records.Answer:
-                answer = answer_to(asked, work(acts))
-                acts.remember(remember_under, asked.request_id, answer, now_us)
-                return answer
-
-            doing = asyncio.ensure_future(do(work_and_remember))
-            self._answers.keep(remember_under, doing, {asked.request_id: None})
-            return await self._followed(doing, _response, afterwards)
-
-    async def _followed(
-        self, doing: Awaitable[T], response: Callable[[T], bytes], afterwards: Afterwards | None
-    ) -> bytes:
-        """Waits for an act and does what follows it, in a task that its caller cannot cancel."""
-
-        async def follow() -> bytes:
-            try:
-                answer = response(await doing)
-            except errors.StoreUnavailable:
-                if afterwards is not None:
-                    await afterwards(None)
-                raise
-            if afterwards is not None:
-                await afterwards(answer)
-            return answer
-
-        task = asyncio.create_task(follow())
-        self._following.add(task)
-        task.add_done_callback(self._followed_through)
-        return await asyncio.shield(task)
-
-    def _followed_through(self, task: asyncio.Task[bytes]) -> None:
-        self._following.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, errors.Refusal):
-            # The caller may have gone, and would not hear of it.
-            log.warning("a change could not take effect", error=str(error))
 
     async def after_revoke(self, key: records.ApiKey) -> None:
         """Notes that a key was revoked, and ends its streams."""
@@ -308,13 +281,15 @@ class Engine:
             await asyncio.to_thread(starting.check_payloads, starts)
         else:
             starting.check_payloads(starts)
+        starting.check_labels(starts)
         tenant_id = origin.tenant_id
         workflows = [
             await self.workflows.known(tenant_id, start.workflow, start.version) for start in starts
         ]
+        starting.check_inputs(starts, workflows)
         async with self._answers.claim(tenant_id, [start.request for start in starts]) as found:
             desk = self._floor.desk(tenant_id)
-            plan = starting.Plan(origin, found, self.now_us(), os.urandom)
+            plan = starting.Plan(origin, found, self.now_us(), draw)
             started = [
                 plan.add(start, known) for start, known in zip(starts, workflows, strict=True)
             ]
@@ -322,12 +297,9 @@ class Engine:
             if not plan.new:
                 return started
             act = origin.acting("run.start")
+            still = partial(self._floor.check_desk, desk)
             async with self.court.turn(tenant_id):
-                warnings = await self.court.starts(origin, act, plan.planned)
-                # Others were served meanwhile, and the seat may have been lost and taken again.
-                if self._floor.desk(tenant_id) is not desk:
-                    raise errors.StoreUnavailable("the work was read back; nothing was changed")
-                starting.check_quota(desk, plan.new, self.settings)
+                warnings = await starting.judged(self.court, plan, act, desk, self.settings, still)
                 since = self._floor.mark()
                 for run in plan.runs(desk):
                     desk.open_run(run, plan.now_us)
@@ -336,42 +308,13 @@ class Engine:
                 self._floor.journal.request(row)
             self._floor.stir(desk)
             commit = self._floor.flush()
-            self._answers.keep(tenant_id, commit, plan.answers)
-            await asyncio.shield(commit)
+            if plan.answers:
+                self._answers.keep(tenant_id, commit, plan.answers)
+                # Whoever asks again waits for it as well, also when this caller has gone.
+                await asyncio.shield(commit)
+            else:
+                await commit
             return plan.warned(started, warnings)
-
-    async def cancel_run(
-        self,
-        origin: records.Origin,
-        run_id: str,
-        reason: str,
-        request: records.Request | None,
-    ) -> RunState:
-        """Cancels a run and answers after the commit. Cancelling twice is the same as once.
-
-        Raises NotFound, RunClosed, RequestIdReused, SeatElsewhere, StoreUnavailable.
-        """
-        tenant_id = origin.tenant_id
-        async with self._answers.claim(tenant_id, [request]) as found:
-            if request is not None and request.request_id in found:
-                return RunState(int(found[request.request_id].response))
-            desk = self._floor.desk(tenant_id)
-            run = desk.runs.get(run_id)
-            if run is None:
-                return await self._state_of_ended(tenant_id, run_id)
-            since = self._floor.mark()
-            desk.cancel_run(run, reason, self.now_us())
-            self._floor.close_act(origin.acting("run.cancel"), since, [tenant_id])
-            state = run.state
-            self._floor.stir(desk)
-            commit = self._floor.flush()
-            if request is not None and request.request_id:
-                answer = answer_to(request, str(int(state)).encode())
-                row = answer_row(tenant_id, request.request_id, answer, self.now_us())
-                self._floor.journal.request(row)
-                self._answers.keep(tenant_id, commit, {request.request_id: answer})
-            await asyncio.shield(commit)
-            return state
 
     def counts(self, tenant_id: str, run_id: str) -> records.Counts | None:
         """How many tasks of an open run are in each state, or None when it is not open here.
@@ -415,7 +358,8 @@ class Engine:
             session.end(errors.StoreUnavailable("the store cannot be read now"))
 
     def _learn(self, tenant_id: str) -> None:
-        """A desk is about to be opened: its constitution is read. Runs in a reader's thread."""
+        """A desk is about to be opened: what it needs is read. Runs in a reader's thread."""
+        self._firing.learn(tenant_id)
         version = TenantReads(self._store, tenant_id).constitution()
         if version is not None:
             self.constitutions.enforce(self.constitutions.law_under(version))
@@ -424,26 +368,10 @@ class Engine:
         """A desk was opened: its request ids are read, and until then each is looked up."""
         seen, reads = self._answers.open(tenant_id), TenantReads(self._store, tenant_id)
         self._floor.spawn(read_back(self._answers, tenant_id, seen, reads, self.read))
+        self._firing.opened(tenant_id)
 
     def _closed(self, tenant_id: str) -> None:
+        self._firing.closed(tenant_id)
         self.workflows.forget(tenant_id)
         self.constitutions.forget(tenant_id)
         self._answers.close(tenant_id)
-
-    async def _state_of_ended(self, tenant_id: str, run_id: str) -> RunState:
-        await self._floor.flushed()
-        record = await self.read(lambda: TenantReads(self._store, tenant_id).run(run_id))
-        if record is None:
-            raise errors.NotFound("run", run_id)
-        if record.state is not RunState.CANCELLED:
-            message = f"run {run_id} has {record.state.name.lower()}"
-            raise errors.RunClosed(message, state=record.state.name)
-        return record.state
-
-
-def _response(answer: records.Answer) -> bytes:
-    return answer.response
-
-
-async def _resolved(answer: records.Answer) -> records.Answer:
-    return answer

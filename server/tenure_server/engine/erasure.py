@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tenure_server.core import ids, records
+from tenure_server.core import ids
 from tenure_server.core.evidence import INSTALLATION, Act
+from tenure_server.core.ledger import records
 from tenure_server.engine.engine import Engine
 from tenure_server.store.acts import Acts
 from tenure_server.store.retention import Erased

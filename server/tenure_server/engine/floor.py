@@ -8,35 +8,28 @@ chain hop, from a result to the lease of the next task, is one turn.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TypeVar
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from tenure_evidence.keys import Chain
-from tenure_server.core import errors, records
-from tenure_server.core.desk import LAWLESS, Desk
+from tenure_server.core import errors
+from tenure_server.core.desks.desk import LAWLESS, Desk
+from tenure_server.core.desks.law import Law
 from tenure_server.core.evidence import INSTALLATION, Act, Draft
-from tenure_server.core.journal import Journal
-from tenure_server.core.law import Law
+from tenure_server.core.ledger.journal import Journal
 from tenure_server.engine import chronicle, keeping
+from tenure_server.engine.alarm import Alarm
+from tenure_server.engine.cold import ColdPath, unavailable
 from tenure_server.engine.commits import Abandon, Batch, Commits, Effect
 from tenure_server.engine.dispatch import Dispatch
+from tenure_server.engine.opening import Opening
 from tenure_server.engine.pruning import Pruning
 from tenure_server.engine.seating import Seating
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.engine.settings import Clock, Settings
 from tenure_server.engine.watch import Watchers
-from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.errors import SeatLost, StoreConflict, StoreFailed
 
@@ -68,14 +61,18 @@ class Floor:
         self.dispatch = dispatch
         self.watchers = Watchers()
         self.commits: Commits
+        self.cold: ColdPath
         self.seating: Seating
+        self.opening: Opening
         self.pruning = Pruning(store, settings)
         self._laws: Callable[[str], Law] = law_of
         self._learn = learn
+        #: Is told of desks that want runs to be started.
+        self.wanted: Callable[[Desk], None] = lambda _: None
         self._chain = chain
-        self.journal = self._new_journal(settings)
         self._store = store
         self._settings = settings
+        self.journal = self._new_journal()
         self._clock = clock
         self._judge = judge
         self._opened = opened
@@ -85,15 +82,11 @@ class Floor:
         self._effects: list[Effect] = []
         self._abandons: list[Abandon] = []
         self._listeners: list[Callable[[bool], None]] = []
+        #: Called when all is decided that goes into a commit, and may decide more.
+        self.before_seal: Callable[[], None] = lambda: None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._taking = asyncio.Lock()
-        #: Tenants whose desks stay closed although their seats are held.
-        self.erasing: set[str] = set()
-        #: How often memory was thrown away.
-        self._failures = 0
         self._recovering = False
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_us = 0
+        self._alarm = Alarm(self.now_us, self.pass_time)
 
     # -- life
 
@@ -102,15 +95,31 @@ class Floor:
         self.commits = Commits(
             self._store.writer(), seal=self._seal, committed=self._committed, failed=self.fail
         )
+        self.cold = ColdPath(
+            self.commits,
+            self.watchers,
+            now_us=self.now_us,
+            law_of=self._laws,
+            keeps_evidence=self._settings.evidence,
+        )
         self.seating = Seating(
             self._store,
             self.commits,
+            self._settings,
             now_us=self.now_us,
-            seat_us=self._settings.seat_us,
-            new_desk=self._new_desk,
+            journal=lambda: self.journal,
+            law_of=self._laws,
             learn=self._learn,
             slots_of=self.dispatch.slots_of,
             chain=self._chain,
+        )
+        self.opening = Opening(
+            self.desks,
+            self.seating,
+            self.dispatch,
+            self.watchers,
+            opened=self._desk_opened,
+            closed=self._desk_closed,
         )
         if self.seating.shared:
             # From here on: opening the desks may take longer than a seat holds.
@@ -134,8 +143,7 @@ class Floor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.clear()
         await keeping.step(self.commits.settled(), "settle")
         await keeping.step(self.seating.release(), "release the seats")
         await self.commits.close(keeping.STOP_SECONDS)
@@ -167,24 +175,27 @@ class Floor:
         self.check_seat(tenant_id)
         return self.desks[tenant_id]
 
-    async def take_seats(self, *, reclaim: bool = False) -> None:
+    def check_desk(self, desk: Desk) -> None:
+        """Raises unless this very desk still decides for its tenant: others were served since."""
+        if self.desk(desk.tenant.tenant_id) is not desk:
+            raise errors.StoreUnavailable("the work was read back; nothing was changed")
+
+    async def take_seats(self) -> None:
         """Takes every free seat and opens its desk. Raises StoreFailed, StoreUnavailable."""
-        # Two at once would open the same desk twice, and the later one would forget the earlier.
-        async with self._taking:
-            failures = self._failures
-            for seat in await self.seating.take(reclaim=reclaim):
-                if seat.tenant_id in self.desks or seat.tenant_id in self.erasing:
-                    continue
-                stored = await self.seating.read(seat)
-                if failures != self._failures:
-                    raise errors.StoreUnavailable("a commit failed while the work was read back")
-                if stored is None or seat.tenant_id in self.erasing:
-                    continue
-                desk = self.seating.open(seat, stored)
-                if desk is not None:
-                    self.desks[desk.tenant.tenant_id] = desk
-                    self._opened(desk.tenant.tenant_id)
-                    self.stir(desk)
+        await self.opening.take_seats()
+
+    def lose_seat(self, tenant_id: str) -> None:
+        """Lets go of a tenant that another coordinator decides for now."""
+        log.warning("another coordinator took the seat", tenant=tenant_id)
+        self.opening.close(tenant_id)
+
+    def _desk_opened(self, desk: Desk) -> None:
+        self._opened(desk.tenant.tenant_id)
+        self.stir(desk)
+
+    def _desk_closed(self, tenant_id: str) -> None:
+        self._dirty = {desk for desk in self._dirty if desk.tenant.tenant_id != tenant_id}
+        self._closed(tenant_id)
 
     # -- what sessions need (sessions.Host)
 
@@ -198,7 +209,7 @@ class Floor:
 
     def close_act(self, act: Act, since: int, tenant_ids: Iterable[str] = ()) -> None:
         """Writes an act down that began at a mark, in the logs where something happened and in
-        those of the tenants named.
+        those of the tenants named. Raises as `check_seat` when a desk of theirs is closed.
         """
         for tenant_id in tenant_ids:
             self._under(tenant_id)
@@ -206,17 +217,24 @@ class Floor:
         self.commits.ask()
 
     def note(self, act: Act, tenant_ids: Iterable[str]) -> list[Draft]:
-        """Writes an act down by which nothing happened."""
+        """Writes an act down by which nothing happened. Raises as `check_seat`."""
         happened: dict[str, Sequence[int]] = {}
         for tenant_id in tenant_ids:
+            if tenant_id != INSTALLATION:
+                self.check_seat(tenant_id)
             self._under(tenant_id)
             happened[tenant_id] = ()
         self.commits.ask()
         return self.journal.draft(act, happened, self.now_us())
 
     def _under(self, tenant_id: str) -> None:
-        if tenant_id != INSTALLATION:
-            self.journal.under(tenant_id, self.desk(tenant_id).term)
+        if tenant_id == INSTALLATION:
+            return
+        if tenant_id not in self.desks:
+            self.check_seat(tenant_id)
+        # Whether the seat can still be trusted was asked before anything was changed. To refuse now
+        # because time went on would leave half a turn; the commit asserts the seat in any case.
+        self.journal.under(tenant_id, self.desks[tenant_id].term)
 
     def desks_of(self, tenant_ids: Sequence[str]) -> Sequence[Desk]:
         """The desks of these tenants that are held here."""
@@ -253,6 +271,10 @@ class Floor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def beside(self) -> frozenset[asyncio.Task[None]]:
+        """What goes on beside the loop now."""
+        return frozenset(self._tasks)
+
     def flush(self) -> asyncio.Future[None]:
         """Asks for a commit of everything that was decided up to now.
 
@@ -261,7 +283,7 @@ class Floor:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._effects.append(lambda: None if future.done() else future.set_result(None))
         self._abandons.append(
-            lambda error: None if future.done() else future.set_exception(_unavailable(error))
+            lambda error: None if future.done() else future.set_exception(unavailable(error))
         )
         self.commits.ask()
         return future
@@ -270,48 +292,32 @@ class Floor:
         """Waits for `flush`."""
         await self.flush()
 
-    async def act(
-        self,
-        seats: Mapping[str, int],
-        work: Callable[[Acts], T],
-        act: Act | None = None,
-        logs: Sequence[str] = (),
-    ) -> T:
-        """Runs a cold-path mutation in a transaction of its own, which is the act's own too: it
-        stands in these logs; when none is named in those of the seats' tenants, or in the
-        installation's where there are none.
-
-        Raises StoreUnavailable, and whatever refusal `work` raises.
-        """
-        drafts: list[Draft] = []
-        if act is not None and self._settings.evidence:
-            now_us = self.now_us()
-            drafts = [
-                Draft(act, tenant_id, now_us, self._laws(tenant_id).digest)
-                for tenant_id in logs or seats or (INSTALLATION,)
-            ]
-        try:
-            result = await self.commits.act(seats, work, drafts)
-            self.watchers.logs.publish(draft.tenant_id for draft in drafts)
-            if act is not None:
-                act.taken = True
-            return result
-        except (StoreFailed, StoreConflict, SeatLost) as error:
-            raise _unavailable(error) from error
-
     # -- the turn
 
     def _seal(self) -> Batch:
         now_us = self.now_us()
         owing, self._owing = self._owing, {}
+        for desk in self.desks.values():
+            since = self.mark()
+            desk.grants.admit(now_us)
+            if self.mark() > since:
+                self.journal.act(Act(kind="time.pass"), since, now_us)
+                self._dirty.add(desk)
         for session in self.dispatch.grant(self.desks, self.journal, now_us):
             owing[session] = None
-            # A desk that only granted has something to watch over as well: that the leases end.
-            granting = {lease.run.tenant_id for lease in session.pending.leases}
-            self._dirty.update(self.desks[tenant_id] for tenant_id in granting)
+        # A desk that only granted has something to watch over as well: that the leases end, or what
+        # follows where an attempt failed before it began.
+        self._dirty.update(self.desks[tenant_id] for tenant_id in self.dispatch.take_touched())
+        for desk in self.desks.values():
+            # A task that waits for its rate, or for its turn to be worked out, wants to be woken.
+            if desk.grants.resting or desk.limits.next_us() is not None:
+                self._dirty.add(desk)
         for desk in self._dirty:
             if desk.ended or desk.cancelling:
                 owing |= dict.fromkeys(self.dispatch.tell(desk))
+            if desk.consequences.children.wanted:
+                self.wanted(desk)
+        self.before_seal()
         self._set_alarm(self._dirty)
         self._dirty = set()
         deliveries = [session.delivery() for session in owing]
@@ -329,26 +335,22 @@ class Floor:
         self.watchers.logs.publish(draft.tenant_id for draft in batch.changes.drafts)
 
     def _set_alarm(self, desks: Iterable[Desk]) -> None:
-        due_us = min((due for desk in desks if (due := desk.next_due_us())), default=None)
-        if due_us is None or (self._alarm is not None and self._alarm_us <= due_us):
-            return
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_us = due_us
-        wait_seconds = max(0.0, (due_us - self.now_us()) / 1e6)
-        self._alarm = asyncio.get_running_loop().call_later(wait_seconds, self.pass_time)
+        due_us = min((due for desk in desks if (due := desk.dues.next_us())), default=None)
+        if due_us is not None:
+            self._alarm.set(due_us)
 
     def pass_time(self) -> None:
         """Does what has fallen due on every desk."""
-        self._alarm = None
+        self._alarm.clear()
         now_us = self.now_us()
         try:
             for desk in self.desks.values():
                 since = self.mark()
-                desk.pass_time(now_us)
+                desk.dues.pass_time(now_us)
                 if self.mark() > since:
                     self.close_act(Act(kind="time.pass"), since)
-                if desk.ended or desk.ready.size:
+                wanted = desk.consequences.children.wanted
+                if desk.ended or desk.cancelling or desk.ready.size or wanted:
                     self.stir(desk)
             self._set_alarm(self.desks.values())
         except Exception as error:  # noqa: BLE001 - a half-made turn must not be gone on with
@@ -357,7 +359,7 @@ class Floor:
     # -- when a commit fails
 
     def fail(self, error: BaseException) -> None:
-        """Throws memory away and reads it back: what the store has is the truth."""
+        """Notes what went wrong, and starts over."""
         known = isinstance(error, (StoreFailed, StoreConflict, SeatLost))
         log.error(
             "the store could not commit",
@@ -365,7 +367,14 @@ class Floor:
             kind=type(error).__name__,
             exc_info=None if known else error,
         )
-        self._failures += 1
+        self.start_over(error)
+
+    def start_over(self, error: BaseException) -> None:
+        """Throws memory away and reads it back: what the store has is the truth.
+
+        Whoever waits is refused with the error, agents have to come again, and every lease has its
+        whole time anew.
+        """
         self._set_serving(False)
         abandons, self._abandons = self._abandons, []
         for abandon in abandons:
@@ -374,75 +383,23 @@ class Floor:
         self._owing.clear()
         self._dirty.clear()
         # Not sealed: a row that cannot be made may be what failed.
-        self.journal = self._new_journal(self._settings)
-        for tenant_id in self.desks:
-            self._closed(tenant_id)
-        self.desks.clear()
-        refusal = _unavailable(error)
-        for session in self.dispatch.sessions():
-            session.end(refusal)
-        # After the sessions have left, so that none keeps slots that nobody else knows.
-        self.dispatch.forget_leases()
-        self.watchers.end_all()
+        self.journal = self._new_journal()
+        self.opening.close_all(unavailable(error))
         if not self.stopping and not self._recovering:
             self._recovering = True
             self.spawn(self._recover())
 
     async def _recover(self) -> None:
-        retrying = AsyncRetrying(
-            wait=wait_exponential(0.1, max=5), retry=retry_if_exception_type(Exception)
-        )
-        async for attempt in retrying:
-            with attempt:
-                # What failed may still be under way: only what is read after it is the truth.
-                await self.take_seats(reclaim=not self.desks)
+        await self.opening.open_anew()
         self._recovering = False
         log.info("the store commits again")
         self._set_serving(True)
 
-    def lose_seat(self, tenant_id: str) -> None:
-        """Lets go of a tenant that another coordinator decides for now."""
-        log.warning("another coordinator took the seat", tenant=tenant_id)
-        self.let_go(tenant_id)
-
-    def let_go(self, tenant_id: str) -> None:
-        """Closes a desk, and ends what goes on for its tenant."""
-        desk = self.desks.pop(tenant_id, None)
-        if desk is None:
-            return  # memory was thrown away meanwhile, or there was none
-        self._dirty.discard(desk)
-        for lease in desk.leases.values():
-            lease.agent.leases.pop(lease.key, None)
-        self._closed(tenant_id)
-        refusal = errors.SeatElsewhere(tenant_id, self.seating.holder_of(tenant_id))
-        for session in self.dispatch.sessions():
-            if tenant_id in session.tenant_ids:
-                session.end(refusal)
-        self.watchers.end_all(tenant_id)
-
-    def _new_desk(self, tenant: records.Tenant, term: int) -> Desk:
-        return Desk(
-            tenant,
-            term=term,
-            journal=self.journal,
-            draw=os.urandom,
-            lease_us=self._settings.lease_us,
-            accept_us=self._settings.accept_us,
-            law=self._laws(tenant.tenant_id),
-        )
-
-    def _new_journal(self, settings: Settings) -> Journal:
-        return Journal(
-            lambda tenant_id: self._laws(tenant_id).digest, keeps_evidence=settings.evidence
-        )
+    def _new_journal(self) -> Journal:
+        evidence = self._settings.evidence
+        return Journal(lambda tenant_id: self._laws(tenant_id).digest, keeps_evidence=evidence)
 
     def _set_serving(self, serving: bool) -> None:
         self.serving = serving
         for listener in self._listeners:
             listener(serving)
-
-
-def _unavailable(error: BaseException) -> errors.StoreUnavailable:
-    if isinstance(error, errors.StoreUnavailable):
-        return error
-    return errors.StoreUnavailable("the store could not commit; nothing was acknowledged")

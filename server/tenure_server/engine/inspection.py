@@ -14,7 +14,7 @@ from typing import Any
 from tenure_evidence import keys, tree
 from tenure_evidence.canonical import NotCanonical, digest_text, read
 from tenure_evidence.notes import Checkpoint, NoteInvalid, origin_of
-from tenure_server.core import records
+from tenure_server.core.ledger import records
 from tenure_server.store.evidence_reads import PAGE, WHOLE, EvidenceReads
 
 _NAMED = re.compile(r"\bentry ([0-9]+)")

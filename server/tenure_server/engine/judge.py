@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from hmac import compare_digest
 
-from tenure_server.core import records
-from tenure_server.core.desk import End, result_digest
-from tenure_server.core.lifecycle import RUN_ENDED, Verdict
+from tenure_server.core.desks.desk import End, result_digest
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import RUN_ENDED, Verdict
 
 
 def verdict_on(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable
+from typing import Protocol
 
 import structlog
 
-from tenure_server.core.desk import Desk
-from tenure_server.core.evidence import Act
+from tenure_server.core.desks.desk import Desk
+from tenure_server.engine.cold import ColdPath
 from tenure_server.engine.dispatch import Dispatch
 from tenure_server.engine.pruning import Pruning
 from tenure_server.engine.seating import Seating
 from tenure_server.engine.settings import Settings
-from tenure_server.store.acts import Acts
 from tenure_server.store.errors import StoreFailed
 
 UNTRUSTED = "the seats could not be renewed in time; nothing was changed"
@@ -34,6 +33,7 @@ class Kept(Protocol):
     desks: dict[str, Desk]
     dispatch: Dispatch
     seating: Seating
+    cold: ColdPath
     pruning: Pruning
 
     def now_us(self) -> int:
@@ -47,11 +47,6 @@ class Kept(Protocol):
 
     async def take_seats(self) -> None:
         """Takes every free seat and opens its desk."""
-
-    async def act(
-        self, seats: Mapping[str, int], work: Callable[[Acts], Any], act: Act | None = None
-    ) -> Any:
-        """Runs a cold-path mutation in a transaction of its own."""
 
 
 async def renew(floor: Kept, settings: Settings) -> None:
@@ -98,7 +93,7 @@ async def _clear_out(floor: Kept, settings: Settings) -> None:
     now_us = floor.now_us()
     floor.dispatch.forget_left(now_us - settings.agent_memory_us)
     before_us = now_us - settings.answer_memory_us
-    while await floor.act({}, lambda acts: acts.forget_answers(before_us, CLEAR_ROWS)):
+    while await floor.cold.act({}, lambda acts: acts.forget_answers(before_us, CLEAR_ROWS)):
         log.debug("forgot old answers")
     await floor.pruning.round(floor)
 

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from tenure_server.core import records
+from tenure_server.core.ledger import records
 from tenure_server.engine.registry import Recent
 from tenure_server.store.errors import StoreFailed
 from tenure_server.store.reads import Reads

@@ -7,14 +7,16 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import orjson
 
 from tenure_constitution import admission, document
 from tenure_constitution.article import Constitution, ConstitutionInvalid, check_beneath, read
-from tenure_server.core import errors, records
-from tenure_server.core.definition import digest_of
-from tenure_server.core.desk import Desk
+from tenure_server.core import errors
+from tenure_server.core.definitions.definition import digest_of
+from tenure_server.core.desks.desk import Desk
+from tenure_server.core.ledger import records
 from tenure_server.engine.constitutions import Constitutions, TenantLaw
 from tenure_server.engine.trials import Progress, Trial
 from tenure_server.store.acts import Acts
@@ -23,6 +25,8 @@ from tenure_server.store.reads import TenantReads
 
 #: The field of requests that holds a constitution.
 TEXT = "text"
+#: How many constitutions are admitted at once.
+ADMISSIONS_MAX = 2
 _BY_ID = re.compile(r"articles\[([a-z][a-z0-9-]*)\]")
 
 
@@ -58,8 +62,10 @@ class Legislature:
         self._desks = desks
         self._fail = fail
         self._now_us = now_us
-        #: One trial of articles at a time: each is a process of its own.
-        self._admitting = asyncio.Semaphore(1)
+        #: So many trials of articles at a time: each is a process of its own.
+        self._admitting = asyncio.Semaphore(ADMISSIONS_MAX)
+        #: A tenant stands in that line once: however much it asks, others come after its next.
+        self._in_line: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def enact(
         self, origin: records.Origin, text: str, request: records.Request | None
@@ -69,7 +75,7 @@ class Legislature:
         Raises FieldsInvalid, RequestIdReused, SeatElsewhere, StoreUnavailable.
         """
         tenant_id = origin.tenant_id
-        content = await self._admitted(text)
+        content = await self._admitted(tenant_id, text)
         canonical = content.canonical()
         digest = digest_of(canonical)
         now_us = self._now_us()
@@ -155,7 +161,7 @@ class Legislature:
             self._store,
             tenant_id,
             self._constitutions,
-            await self._admitted(text),
+            await self._admitted(tenant_id, text),
             rpc_of=rpc_of,
             decisions_max=decisions_max,
         )
@@ -166,8 +172,8 @@ class Legislature:
             trial.progress.changes.clear()
         yield trial.progress
 
-    async def _admitted(self, text: str) -> Constitution:
-        async with self._admitting:
+    async def _admitted(self, tenant_id: str, text: str) -> Constitution:
+        async with self._in_line.setdefault(tenant_id, asyncio.Lock()), self._admitting:
             return await asyncio.to_thread(_admit, self._constitutions.platform, text)
 
     def _enforce(self, law: TenantLaw) -> None:

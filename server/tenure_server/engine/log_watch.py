@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from tenure_server.core import errors, records
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
+from tenure_server.engine.lanes import Lanes
 from tenure_server.store.evidence_reads import EvidenceReads, Wanted
 
-#: How many entries are read at once.
-PAGE = 500
+#: How many entries are read at once. A reader that never reads on holds one page.
+PAGE = 100
 #: How often a log is looked at to which other coordinators write as well.
 SHARED_SECONDS = 0.5
 
@@ -50,10 +52,33 @@ class LogWatcher:
 
 
 class LogWatchers:
-    """All readers, by log."""
+    """All readers, by log. Those who want the same page share one look at it."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Lanes) -> None:
         self._by_tenant: dict[str, set[LogWatcher]] = {}
+        self._lanes = lanes
+        #: How often logs have grown: what was seen before says nothing of what came since.
+        self._growth = 0
+        #: The page of each log that was looked at last, and what had been asked.
+        self._seen: dict[str, tuple[tuple[int, bool, int], Sequence[records.LogEntry]]] = {}
+
+    async def page(
+        self,
+        reads: EvidenceReads,
+        read: Callable[..., Awaitable[Any]],
+        index: int,
+        *,
+        with_items: bool,
+    ) -> Sequence[records.LogEntry]:
+        """Reads entries from a number on: once for all who ask it one after the other."""
+        async with self._lanes.lane(reads.tenant_id):
+            asked = (index, with_items, self._growth)
+            before, found = self._seen.get(reads.tenant_id, (None, ()))
+            if before != asked:
+                found = await read(reads.entries, index, PAGE, Wanted(with_items=with_items))
+                if reads.tenant_id in self._by_tenant:
+                    self._seen[reads.tenant_id] = asked, found
+            return found
 
     def join(self, tenant_id: str) -> LogWatcher:
         """Begins to wake a reader."""
@@ -67,10 +92,16 @@ class LogWatchers:
         watchers.discard(watcher)
         if not watchers:
             self._by_tenant.pop(watcher.tenant_id, None)
+            self._seen.pop(watcher.tenant_id, None)
+
+    def look_again(self) -> None:
+        """Says that logs may have grown by others' hands."""
+        self._growth += 1
 
     def publish(self, tenant_ids: Iterable[str]) -> None:
         """Wakes the readers of logs that have grown."""
         if self._by_tenant:
+            self._growth += 1
             for tenant_id in set(tenant_ids) & self._by_tenant.keys():
                 for watcher in self._by_tenant[tenant_id]:
                     watcher.wake()
@@ -97,11 +128,10 @@ async def follow_log(
     `shared` says that others write to the log too. Raises Stopping when nothing more will come from
     here, and Quarantined for a log with a gap.
     """
-    wanted = Wanted(with_items=with_items)
     watcher = watchers.join(reads.tenant_id)
     try:
         while True:
-            while found := await read(reads.entries, index, PAGE, wanted):
+            while found := await watchers.page(reads, read, index, with_items=with_items):
                 for number, entry in enumerate(found, start=index):
                     if entry.index != number:
                         raise errors.Quarantined(reads.tenant_id, f"entry {number} is missing")
@@ -110,5 +140,7 @@ async def follow_log(
             if watcher.over:
                 raise errors.Stopping("the coordinator cannot follow the log any longer")
             await watcher.wait(SHARED_SECONDS if shared else None)
+            if shared:
+                watchers.look_again()
     finally:
         watchers.leave(watcher)

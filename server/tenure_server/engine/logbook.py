@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from tenure_server.core import errors, records
+from tenure_server.core import errors
 from tenure_server.core.evidence import INSTALLATION, Act
+from tenure_server.core.ledger import records
 from tenure_server.engine import log_watch, notary
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.inspection import LogBroken
@@ -56,7 +57,7 @@ class Logbook:
 
     def keep(self, work: Callable[[Acts], None]) -> Awaitable[None]:
         """Runs work in a transaction of its own, under no seat. Raises StoreUnavailable."""
-        return self._floor.act({}, work)
+        return self._floor.cold.act({}, work)
 
     async def record(self, act: Act, tenant_ids: Sequence[str]) -> str:
         """Writes down an act by which nothing changed: a read, a repetition, a refusal.

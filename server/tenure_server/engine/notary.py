@@ -14,8 +14,8 @@ import structlog
 
 from tenure_evidence.notes import Checkpoint, origin_of, sign_note
 from tenure_evidence.signing import SigningKeys
-from tenure_server.core import records
 from tenure_server.core.evidence import INSTALLATION
+from tenure_server.core.ledger import records
 from tenure_server.engine.inspection import LogBroken
 from tenure_server.store import evidence_reads
 from tenure_server.store.acts import Acts

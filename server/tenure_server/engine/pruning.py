@@ -7,14 +7,15 @@ log itself stays, so every proof that was ever given stays good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
-from tenure_server.core.desk import Desk
+from tenure_server.core.desks.desk import Desk
 from tenure_server.core.evidence import Act
+from tenure_server.engine.cold import ColdPath
 from tenure_server.engine.settings import Settings
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
@@ -32,14 +33,10 @@ class Kept(Protocol):
     """What is needed of the floor."""
 
     desks: dict[str, Desk]
+    cold: ColdPath
 
     def now_us(self) -> int:
         """The time."""
-
-    async def act(
-        self, seats: Mapping[str, int], work: Callable[[Acts], Any], act: Act | None = None
-    ) -> Any:
-        """Runs a cold-path mutation in a transaction of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ class Pruning:
                 kind=rule.kind,
                 subject={"before": str(before_us), "count": str(len(old.runs or old.entries))},
             )
-            await floor.act({tenant_id: desk.term}, _forgetting(rule, tenant_id, old), act)
+            await floor.cold.act({tenant_id: desk.term}, _forgetting(rule, tenant_id, old), act)
             log.debug("forgot what was old", tenant=tenant_id, kind=rule.kind)
 
     def _find(self, rule: _Rule, reads: RetentionReads, before_us: int) -> Old:

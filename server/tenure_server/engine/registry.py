@@ -10,9 +10,10 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from tenure_constitution import definitions
-from tenure_server.core import errors, records
-from tenure_server.core.definition import WorkflowDefinition, digest_of, parse
-from tenure_server.core.graph import Graph
+from tenure_server.core import errors
+from tenure_server.core.definitions.definition import WorkflowDefinition, digest_of, parse
+from tenure_server.core.definitions.graph import Graph
+from tenure_server.core.ledger import records
 
 WORKFLOWS_MAX = 2_000
 
@@ -74,7 +75,7 @@ class KnownWorkflow:
         return cls(
             record=record,
             definition=definition,
-            graph=definition.check(),
+            graph=definition.graph(),
             facts=definitions.facts_of(orjson.loads(record.canonical)),
         )
 

@@ -8,22 +8,29 @@ harm nothing.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 
 import structlog
 
 from tenure_evidence.keys import Chain
-from tenure_server.core import records
-from tenure_server.core.desk import Desk
-from tenure_server.core.leases import AgentSlots
+from tenure_server.core.desks.desk import Desk
+from tenure_server.core.desks.law import Law
+from tenure_server.core.leasing.leases import AgentSlots
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.journal import Journal
 from tenure_server.engine import restore
 from tenure_server.engine.commits import Commits
 from tenure_server.engine.inspection import LogBroken, inspect
+from tenure_server.engine.settings import Settings
 from tenure_server.store.database import Store
 from tenure_server.store.errors import StoreFailed
 from tenure_server.store.evidence_reads import EvidenceReads
 from tenure_server.store.reads import Reads, TenantReads
 from tenure_server.store.seats import Seats
+
+#: The least time between two readings of who holds the seats because somebody asked.
+ASK_SECONDS = 0.1
 
 log = structlog.get_logger()
 
@@ -35,10 +42,11 @@ class Seating:
         self,
         store: Store,
         commits: Commits,
+        settings: Settings,
         *,
         now_us: Callable[[], int],
-        seat_us: int,
-        new_desk: Callable[[records.Tenant, int], Desk],
+        journal: Callable[[], Journal],
+        law_of: Callable[[str], Law],
         slots_of: Callable[[str, str], AgentSlots],
         learn: Callable[[str], None] = lambda _: None,
         chain: Chain | None = None,
@@ -50,20 +58,29 @@ class Seating:
         self._seats = Seats(store)
         self._commits = commits
         self._now_us = now_us
-        self._seat_us = seat_us
-        self._new_desk = new_desk
+        self._settings = settings
+        self._seat_us = settings.seat_us
+        self._journal = journal
+        self._law_of = law_of
         self._slots_of = slots_of
         self._learn = learn
         self._chain = chain
         self._elsewhere: dict[str, str] = {}
+        self._asking: asyncio.Task[None] | None = None
         self._trusted_until_us = 0
         #: Tenants whose log is broken or whose open work cannot be read back: the term under which
         #: that was found, and what it is.
         self._quarantine: dict[str, tuple[int, str]] = {}
 
     def holder_of(self, tenant_id: str) -> str:
-        """Where the holder of a tenant's seat is reached, as far as is known. Empty: unknown."""
-        return self._elsewhere.get(tenant_id, "")
+        """Where the holder of a tenant's seat is reached, as far as is known. Empty: unknown, and
+        whoever asks again will be told.
+        """
+        holder = self._elsewhere.get(tenant_id, "")
+        if not holder and self.shared and self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+            self._asking.add_done_callback(self._asked)
+        return holder
 
     def quarantine_of(self, tenant_id: str) -> str:
         """Why a tenant is stopped, although its seat is held here. Empty: it is not."""
@@ -120,6 +137,8 @@ class Seating:
 
     async def release(self) -> None:
         """Gives the seats back, so that another coordinator can take them at once."""
+        if self._asking is not None:
+            self._asking.cancel()
         await self._commits.on_writer(self._seats.release)
 
     async def read(self, seat: records.Seat) -> restore.StoredTenant | None:
@@ -146,6 +165,7 @@ class Seating:
     def open(self, seat: records.Seat, stored: restore.StoredTenant) -> Desk | None:
         """Opens a desk with the work that was read. None: the work is broken."""
         desk = self._new_desk(stored.tenant, seat.term)
+        desk.pauses = stored.pauses
         try:
             restore.restore(desk, stored.runs, self._slots_of, self._now_us())
         except Exception as error:  # noqa: BLE001 - the other tenants' work goes on
@@ -156,6 +176,17 @@ class Seating:
         if desk.runs:
             log.info("open work read back", tenant=seat.tenant_id, runs=len(desk.runs))
         return desk
+
+    def _new_desk(self, tenant: records.Tenant, term: int) -> Desk:
+        return Desk(
+            tenant,
+            term=term,
+            journal=self._journal(),
+            draw=os.urandom,
+            lease_us=self._settings.lease_us,
+            accept_us=self._settings.accept_us,
+            law=self._law_of(tenant.tenant_id),
+        )
 
     def _trust_from(self, asked_us: int) -> None:
         # The seats hold at least so long from when it was asked, whatever the server's clock says.
@@ -173,8 +204,19 @@ class Seating:
                 raise LookupError(f"tenant {seat.tenant_id} has a seat but no row")
             self._learn(seat.tenant_id)
             inspect(EvidenceReads(self._store, seat.tenant_id), self._chain)
-            runs = restore.read_open_runs(TenantReads(self._store, seat.tenant_id))
-            return restore.StoredTenant(tenant, runs)
+            reads = TenantReads(self._store, seat.tenant_id)
+            return restore.StoredTenant(tenant, restore.read_open_runs(reads), reads.pauses())
+
+    async def _ask(self) -> None:
+        try:
+            await self._learn_others()
+        except StoreFailed as error:
+            log.warning("the holders of the seats could not be read", error=str(error))
+        # However many ask for a tenant that nobody holds.
+        await asyncio.sleep(ASK_SECONDS)
+
+    def _asked(self, _: asyncio.Task[None]) -> None:
+        self._asking = None
 
     async def _learn_others(self) -> None:
         def read() -> dict[str, str]:

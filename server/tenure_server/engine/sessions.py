@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tenure_server.core import errors, records
-from tenure_server.core.definition import Payload
-from tenure_server.core.desk import Desk, End
+from tenure_server.core import errors, ids
+from tenure_server.core.definitions.definition import Payload
+from tenure_server.core.desks.desk import Desk, End
 from tenure_server.core.evidence import Act
-from tenure_server.core.leases import AgentSlots, Lease
-from tenure_server.core.lifecycle import Standing, Verdict
+from tenure_server.core.leasing.leases import AgentSlots, Lease
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import Standing, Verdict
+
+#: How many outcomes and standings may be due to an agent before it is heard again.
+DUE_MAX = 10_000
 
 #: Run id, task key, term and token: the words that name a lease.
 Ref = tuple[str, str, int, bytes]
@@ -35,6 +39,10 @@ class Hello:
     slots: int
     labels: dict[str, str] = field(default_factory=dict)
     held: Sequence[Ref] = ()
+    #: Whether it keeps a stream to each coordinator that holds seats of its tenants.
+    several: bool = False
+    #: Whether its grants are signed, because it checks them.
+    wants_mandates: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,10 @@ class Outbound:
     standings: list[LeaseStanding] = field(default_factory=list)
     cancellations: list[Cancellation] = field(default_factory=list)
     draining: bool = False
+    #: How many credits were taken back. None: it was not asked for.
+    withdrawn: int | None = None
+    #: How many more credits could be used now, and the weight of the tenants that wait.
+    wanted: tuple[int, float] | None = None
 
     def add(self, later: Outbound) -> None:
         """Appends what became due later."""
@@ -72,10 +84,19 @@ class Outbound:
         self.standings += later.standings
         self.cancellations += later.cancellations
         self.draining |= later.draining
+        if later.withdrawn is not None:
+            self.withdrawn = (self.withdrawn or 0) + later.withdrawn
+        self.wanted = later.wanted or self.wanted
 
     def __bool__(self) -> bool:
         return bool(
-            self.outcomes or self.leases or self.standings or self.cancellations or self.draining
+            self.outcomes
+            or self.leases
+            or self.standings
+            or self.cancellations
+            or self.draining
+            or self.withdrawn is not None
+            or self.wanted
         )
 
 
@@ -122,11 +143,19 @@ class AgentSession:
         agent: AgentSlots,
         agent_id: str,
         act: Act | None = None,
+        *,
+        elsewhere: Sequence[str] = (),
     ) -> None:
+        """`elsewhere` are tenants of the agent that it is not served here."""
         self.key = key
         #: The call that the agent speaks through.
         self.act = act or Act(kind="lease.work", principal=key.api_key_id)
         self.tenant_ids = tuple(tenant_ids)
+        self.elsewhere = tuple(elsewhere)
+        #: Leases of the agent that its hello did not name.
+        self.unnamed: list[LeaseStanding] = []
+        #: Whether it was told, since its last credits, that tasks wait for more of them.
+        self.wants = False
         self.hello = hello
         self.agent = agent
         self.agent_id = agent_id
@@ -142,6 +171,7 @@ class AgentSession:
         self._host = host
         self._due = Outbound()
         self._wake = asyncio.Event()
+        self._taken = asyncio.Event()
         self._over = False
 
     # -- what it does, as acts
@@ -179,9 +209,17 @@ class AgentSession:
     def add_credits(self, more: int) -> None:
         """Allows that many more leases to be sent."""
         self.seen_us = self._host.now_us()
+        self.wants = False
         if not self.draining and not self._over:
             self.agent.credits = min(self.agent.credits + more, self.hello.slots)
             self._host.stir()
+
+    def withdraw(self, credits_given: int) -> None:
+        """Takes back credits that no lease was granted for yet, and says how many."""
+        taken = min(credits_given, self.agent.credits)
+        self.agent.credits -= taken
+        self.pending.withdrawn = (self.pending.withdrawn or 0) + taken
+        self._host.owe(self)
 
     def accept(self, run_id: str, task_key: str, term: int, token: bytes) -> None:
         """Notes that the execution of a lease has begun."""
@@ -203,10 +241,9 @@ class AgentSession:
         run_id, task_key, term, token = renewal.ref
         desk, lease = self._find(run_id, task_key, term, token)
         if desk is None or lease is None:
-            return (run_id, task_key, term, Standing.LOST, now_us)
-        standing = desk.renew(lease, renewal.checkpoint, now_us)
-        if renewal.progress is not None:
-            lease.progress = renewal.progress, renewal.message
+            return (run_id, task_key, term, self._absent(run_id), now_us)
+        progress = None if renewal.progress is None else (renewal.progress, renewal.message)
+        standing = desk.renew(lease, renewal.checkpoint, now_us, progress=progress)
         self._host.stir(desk)
         return (run_id, task_key, term, standing, lease.until_us)
 
@@ -242,6 +279,8 @@ class AgentSession:
                     touched[desk] = None
                     verdict = desk.settle(run_id, task_key, term, token, report.end, holder, now_us)
                     break
+            if verdict is None and self.elsewhere and self._lies_elsewhere(run_id):
+                verdict = Verdict.ELSEWHERE
             verdicts.append(verdict)
         for desk in touched:
             self._host.stir(desk)
@@ -254,6 +293,9 @@ class AgentSession:
             with self.acting("lease.return"):
                 desk.give_back(lease, self._host.now_us())
             self._host.stir(desk)
+        if self.hello.several:
+            # Elsewhere its slot may be used from then on.
+            self._tell_lost(run_id, task_key, term)
 
     def drain(self) -> None:
         """Sends nothing more; what the agent holds it finishes."""
@@ -270,7 +312,20 @@ class AgentSession:
             await self._wake.wait()
             self._wake.clear()
         due, self._due = self._due, Outbound()
+        self._taken.set()
         return due
+
+    async def room(self) -> None:
+        """Waits while too much is due that the agent has not read: it is not heard before.
+
+        Otherwise one that asks and never reads would make memory grow without end.
+        """
+        while not self._over and self._unread() > DUE_MAX:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def _unread(self) -> int:
+        return sum(len(it.outcomes) + len(it.standings) for it in (self._due, self.pending))
 
     async def outbound_within(self, seconds: float) -> Outbound | None:
         """Waits at most so long for what is due."""
@@ -304,6 +359,7 @@ class AgentSession:
             return
         self._over = True
         self._wake.set()
+        self._taken.set()
         self._host.left(self)
 
     @property
@@ -321,6 +377,13 @@ class AgentSession:
         return None, None
 
     def _tell_lost(self, run_id: str, task_key: str, term: int) -> None:
-        now_us = self._host.now_us()
-        self.pending.standings.append((run_id, task_key, term, Standing.LOST, now_us))
+        standing = self._absent(run_id)
+        self.pending.standings.append((run_id, task_key, term, standing, self._host.now_us()))
         self._host.owe(self)
+
+    def _absent(self, run_id: str) -> Standing:
+        """How a lease stands that is not found here."""
+        return Standing.ELSEWHERE if self._lies_elsewhere(run_id) else Standing.LOST
+
+    def _lies_elsewhere(self, run_id: str) -> bool:
+        return any(ids.belongs(run_id, tenant_id) for tenant_id in self.elsewhere)

@@ -30,6 +30,9 @@ class Settings:
     open_runs_max: int = 200_000
     #: The most tasks in open runs of one tenant.
     open_tasks_max: int = 5_000_000
+    #: The most schedules of one tenant, and the most bytes that their inputs have together.
+    schedules_max: int = 10_000
+    schedule_bytes_max: int = 64 << 20
     #: False only to measure what evidence costs.
     evidence: bool = True
 
@@ -42,7 +45,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock, kept from running backwards."""
+    """The machine's clock as it was at the start, kept from jumping; see `timekeeping`."""
 
     def __init__(self) -> None:
         self._base_us = time.time_ns() // 1000
@@ -52,3 +55,11 @@ class SystemClock:
         """Wall time at the start plus what the monotonic clock counted since."""
         # A wall clock that is set back must not shorten leases, nor one set forward end them all.
         return self._base_us + (time.monotonic_ns() - self._started_ns) // 1000
+
+    def behind_us(self) -> int:
+        """How far the machine's clock is ahead of this one; negative when it was set back."""
+        return time.time_ns() // 1000 - self.now_us()
+
+    def catch_up(self) -> None:
+        """Goes forward to the machine's clock, in one step. Never goes back."""
+        self._base_us += max(0, self.behind_us())

@@ -4,24 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import orjson
 
 from tenure_constitution.judge import Objection
-from tenure_server.core import errors, ids, records
-from tenure_server.core.definition import WorkflowDefinition, digest_of, payload_problem
-from tenure_server.core.desk import Desk
+from tenure_server.core import errors, ids
+from tenure_server.core.definitions.definition import WorkflowDefinition, digest_of, payload_problem
+from tenure_server.core.definitions.graph import Graph
+from tenure_server.core.desks.desk import Desk
 from tenure_server.core.evidence import Act
-from tenure_server.core.graph import Graph
-from tenure_server.core.journal import Row
-from tenure_server.core.leases import Draw
-from tenure_server.core.lifecycle import RunState
-from tenure_server.core.runs import LiveRun
+from tenure_server.core.leasing import timeouts
+from tenure_server.core.leasing.leases import Draw
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.journal import Row
+from tenure_server.core.ledger.lifecycle import RunState
+from tenure_server.core.runs import run_data
+from tenure_server.core.runs.live import LiveRun
+from tenure_server.core.scheduling.schedules import RESERVED_LABELS
 from tenure_server.engine.answers import answer_row, answer_to
-from tenure_server.engine.court import from_words
+from tenure_server.engine.court import Court, from_words
 from tenure_server.engine.registry import KnownWorkflow
 from tenure_server.engine.settings import Settings
 from tenure_server.store.acts import Acts
+
+
+def check_labels(starts: Sequence[records.StartRun]) -> None:
+    """Raises FieldsInvalid for labels that only the coordinator gives."""
+    violations = [
+        (
+            f"{start.input_path.removesuffix('input')}labels[{word!r}]",
+            f"begins with {RESERVED_LABELS!r}, as only labels of the coordinator do",
+        )
+        for start in starts
+        for word in start.labels
+        if word.startswith(RESERVED_LABELS)
+    ]
+    if violations:
+        raise errors.FieldsInvalid(violations)
+
+
+#: Refusals that decide a start which nobody waits for, with their reasons in the contract. After
+#: others it is tried again.
+DECIDING: Final[dict[type[errors.Refusal], str]] = {
+    errors.ActDenied: "ACT_DENIED",
+    errors.QuotaExceeded: "QUOTA_EXCEEDED",
+    errors.NotFound: "NOT_FOUND",
+    errors.DefinitionChanged: "DEFINITION_CHANGED",
+    errors.FieldsInvalid: "FIELD_INVALID",
+}
 
 
 def check_payloads(starts: Sequence[records.StartRun]) -> None:
@@ -35,16 +66,50 @@ def check_payloads(starts: Sequence[records.StartRun]) -> None:
         raise errors.FieldsInvalid(violations)
 
 
+def check_inputs(starts: Sequence[records.StartRun], workflows: Sequence[KnownWorkflow]) -> None:
+    """Raises FieldsInvalid for inputs that break the schemas of their workflows."""
+    violations = [
+        (start.input_path, problem)
+        for start, known in zip(starts, workflows, strict=True)
+        if (problem := run_data.input_problem(known.definition, start.input))
+    ]
+    if violations:
+        raise errors.FieldsInvalid(violations)
+
+
 def check_quota(desk: Desk, workflows: Sequence[KnownWorkflow], settings: Settings) -> None:
     """Raises QuotaExceeded when these runs would be too many for the tenant."""
     if len(desk.runs) + len(workflows) > settings.open_runs_max:
         limit = settings.open_runs_max
         raise errors.QuotaExceeded("open_runs", limit, f"the tenant has {limit} open runs or more")
-    tasks = sum(len(known.graph.keys) for known in workflows)
+    check_open_tasks(desk, sum(len(known.graph.keys) for known in workflows), settings)
+
+
+def check_open_tasks(desk: Desk, tasks: int, settings: Settings) -> None:
+    """Raises QuotaExceeded when so many more tasks would be too many for the tenant."""
     if desk.open_tasks + tasks > settings.open_tasks_max:
         limit = settings.open_tasks_max
         message = f"the tenant would have more than {limit} open tasks"
         raise errors.QuotaExceeded("open_tasks", limit, message)
+
+
+async def judged(
+    court: Court,
+    plan: Plan,
+    act: Act,
+    desk: Desk,
+    settings: Settings,
+    still: Callable[[], None],
+) -> list[tuple[Objection, ...]]:
+    """Has the starts of a plan judged, and gives what warns of each. Then its runs may be opened.
+
+    To be called in the court's turn, which lasts until they are. Others are served meanwhile:
+    `still` raises when what was planned holds no more. Raises ActDenied and QuotaExceeded too.
+    """
+    warnings = await court.starts(plan.origin, act, plan.planned) if plan.planned else []
+    still()
+    check_quota(desk, plan.new, settings)
+    return warnings
 
 
 class Plan:
@@ -104,20 +169,24 @@ class Plan:
         warnings: Sequence[tuple[Objection, ...]],
     ) -> list[records.StartedRun]:
         """The answers, with what warns of each run that is new."""
+        if not any(warnings):
+            return list(started)
         found = {run.run_id: of for (run, _), of in zip(self.planned, warnings, strict=True)}
         return [replace(one, warnings=found.get(one.run_id, ())) for one in started]
 
     def runs(self, desk: Desk) -> Iterable[LiveRun]:
         """The runs to open."""
         for record, known in self.planned:
-            under = replace(record, constitution_digest=desk.law.digest)
-            yield LiveRun(
-                under,
+            run = LiveRun(
+                record,
                 known.definition,
                 known.graph,
                 order=desk.next_order(),
                 workflow_facts=known.facts,
             )
+            # The law that judged it, which may be another one than when it was planned.
+            run.constitution_digest = desk.law.digest
+            yield run
 
 
 def registration(
@@ -144,6 +213,7 @@ def registration(
             graph.dependency_count,
             origin.api_key_id,
             now_us,
+            [trigger.name for trigger in definition.events],
         )
         act.definition = record.digest
         act.subject = {"workflow": record.name, "version": str(record.version)}
@@ -171,6 +241,7 @@ def _run_record(
     origin: records.Origin,
     now_us: int,
 ) -> records.Run:
+    parent = start.parent
     return records.Run(
         tenant_id=origin.tenant_id,
         run_id=run_id,
@@ -192,4 +263,12 @@ def _run_record(
         create_us=now_us,
         start_us=None,
         end_us=None,
+        parent_run_id="" if parent is None else parent.run_id,
+        parent_task="" if parent is None else parent.task,
+        deadline_us=timeouts.run_deadline_us(
+            known.definition.total_timeout_us,
+            now_us,
+            None if parent is None else parent.deadline_us,
+        ),
+        detail=None if parent is None else orjson.dumps(parent.detail).decode(),
     )

@@ -14,19 +14,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from tenure_constitution import facts as fact_table
 from tenure_constitution.article import Constitution, effective_digest
 from tenure_constitution.facts import Labels
 from tenure_constitution.judge import Judge, Verdict
 from tenure_constitution.laws import Effect, Point, VerdictResult
-from tenure_server.core.law import DENIED
-from tenure_server.core.records import ConstitutionVersion
+from tenure_evidence.items import events_of
+from tenure_server.core.definitions.declared import WorkflowTask
+from tenure_server.core.desks.law import DENIED
+from tenure_server.core.ledger.records import ConstitutionVersion, earlier_versions
+from tenure_server.core.progress.expansion import OUTPUT_NOT_JSON
+from tenure_server.core.runs.extensions import Shape, declared_as, shape_of
 from tenure_server.engine.constitutions import Constitutions
 from tenure_server.engine.court import in_order
 from tenure_server.engine.registry import KnownWorkflow, record_changed
 from tenure_server.store.database import Store
 from tenure_server.store.reads import TenantReads
-from tenure_server.store.verdict_reads import Decision, VerdictReads
+from tenure_server.store.verdict_reads import Decision, RunSummary, VerdictReads
 
 #: Entries read in one go, in a reader's thread.
 PAGE = 200
@@ -35,8 +41,8 @@ SLICE_SECONDS = 0.005
 DECISIONS_DEFAULT = 10_000
 DECISIONS_MAX = 100_000
 _VERSIONS_MAX = 1000
-#: The failure that the coordinator makes of a success after it was judged.
-_OUTPUT_INVALID = "OUTPUT_INVALID"
+#: The failures that the coordinator makes of a success after it was judged.
+_OUTPUT_REFUSED = ("OUTPUT_INVALID", OUTPUT_NOT_JSON)
 #: Refusals of the constitution itself; whatever else refused a call came before it, or after.
 _DENIALS = ("", "CALL_DENIED", "ACT_DENIED")
 
@@ -104,6 +110,7 @@ class Trial:
         self.progress.total = min(self._before, self._most)
         platform = self._constitutions.platform
         self._in_force = {effective_digest(platform, None): platform}
+        self._last: tuple[tuple[str, str], Shape] | None = None
         versions: Sequence[ConstitutionVersion] = self._tenant_reads.constitutions(
             None, _VERSIONS_MAX
         )
@@ -237,15 +244,19 @@ class Trial:
     def _items(
         self, decision: Decision, kept: Mapping[str, Any]
     ) -> Iterator[tuple[Point, Facts, bool, str]]:
-        found = [(item, point) for item in decision.items if (point := _point(item)) is not None]
+        events = (event for item in decision.items for event in events_of(item))
+        found = [(event, point) for event in events if (point := _point(event)) is not None]
         if not found:
             return
         agent = fact_table.frozen({"agent": kept.get("agent", {})}).get("agent")
         runs = self._reads.runs(sorted({item["run"] for item, _ in found}))
         for item, point in found:
             run = runs.get(item["run"])
-            known = None if run is None else self._workflow(run.workflow_digest)
-            if run is None or known is None:
+            if run is None:
+                continue
+            known = self._workflow(digest_at(run, item["seq"]))
+            task = None if known is None else _declared(known, item["task"])
+            if known is None or task is None:
                 continue
             facts: Facts = {
                 "workflow": known.facts,
@@ -255,28 +266,42 @@ class Trial:
                     "labels": Labels(run.labels),
                     "input_bytes": run.input_bytes,
                 },
-                "task": _task_facts(known, item),
+                "task": _task_facts(task, item),
                 "agent": agent or {"name": item.get("agent", ""), "labels": fact_table.NO_LABELS},
             }
             if point is Point.LEASE:
                 facts["time"] = fact_table.of_time(item["at"] / 1e6)
             else:
-                facts["result"] = self._result_facts(known, item, decision.entry["verdict"])
+                facts["result"] = self._result_facts(run, item, decision.entry["verdict"])
             denied = item.get("code") == DENIED and decision.entry["verdict"] == "deny"
             yield point, facts, denied, f"task {item['task']} of run {item['run']}"
 
+    def _number(self, run: RunSummary, key: str) -> int | None:
+        """The number of a task, as the run stands now; None when it has no such task any more."""
+        known = self._workflow(run.workflow_digest)
+        if known is None or run.detail is None:
+            return None if known is None else known.graph.index.get(key)
+        # Those of the last one are kept, as its next act often comes next.
+        if self._last is None or self._last[0] != (run.run_id, run.detail):
+            shape = shape_of(known.definition, known.graph, run.detail)
+            self._last = (run.run_id, run.detail), shape
+        return self._last[1].graph.index.get(key)
+
     def _result_facts(
-        self, known: KnownWorkflow, item: Mapping[str, Any], verdict: str
+        self, run: RunSummary, item: Mapping[str, Any], verdict: str
     ) -> dict[str, Any]:
         if item["kind"] == "task.succeeded":
-            index = known.graph.index[item["task"]]
-            size = self._reads.output_bytes(item["run"], index) if "output" in item else 0
+            size = self._output_bytes(run, item["task"]) if "output" in item else 0
             return {"ok": True, "code": "", "output_bytes": size or 0}
         code = item.get("code", "")
-        if code == _OUTPUT_INVALID or (code == DENIED and verdict == "deny"):
+        if code in _OUTPUT_REFUSED or (code == DENIED and verdict == "deny"):
             # It was a success; what it put out was not kept.
             return {"ok": True, "code": ""}
         return {"ok": False, "code": code, "output_bytes": 0}
+
+    def _output_bytes(self, run: RunSummary, key: str) -> int | None:
+        index = self._number(run, key)
+        return None if index is None else self._reads.output_bytes(run.run_id, index)
 
     def _workflow(self, digest: str) -> KnownWorkflow | None:
         if digest not in self._workflows:
@@ -287,13 +312,30 @@ class Trial:
         return self._workflows[digest]
 
 
+def digest_at(run: RunSummary, sequence: int) -> str:
+    """The digest of the definition that a run was under at one of its events."""
+    if run.detail is not None and '"moves"' in run.detail:
+        for one in earlier_versions(orjson.loads(run.detail)):
+            if sequence < one.until_sequence:
+                return one.digest
+    return run.workflow_digest
+
+
+def _declared(known: KnownWorkflow, key: str) -> WorkflowTask | None:
+    try:
+        return declared_as(known.definition, known.graph, key)
+    except LookupError:
+        return None
+
+
 def _point(item: Mapping[str, Any]) -> Point | None:
     """Where what an item tells was judged, if it was."""
     match item["kind"]:
         case "task.leased":
             return Point.LEASE
         case "task.succeeded":
-            return Point.SETTLE
+            # Others were not reported by an agent.
+            return Point.SETTLE if "result" in item else None
         case "task.failed" | "task.retrying" if "result" in item:
             return None if item.get("code") == "TIMED_OUT" else Point.SETTLE
         case "task.failed" | "task.retrying" if item.get("code") == DENIED:
@@ -312,10 +354,9 @@ def _is_call(decision: Decision) -> bool:
     return not (decision.kind == "lease.grant" and entry["method"].endswith("/Work"))
 
 
-def _task_facts(known: KnownWorkflow, item: Mapping[str, Any]) -> dict[str, Any]:
-    task = known.definition.tasks[known.graph.index[item["task"]]]
+def _task_facts(task: WorkflowTask, item: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "key": task.key,
+        "key": item["task"],
         "kind": task.kind,
         "attempt": item["attempt"],
         "priority": task.priority,

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
-from tenure_server.core import errors, records
-from tenure_server.core.journal import Row
-from tenure_server.core.lifecycle import RUN_ENDED, RUN_EVENTS, EventKind
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.journal import Row
+from tenure_server.core.ledger.lifecycle import RUN_ENDED, RUN_ENDS, RUN_EVENTS, EventKind
+from tenure_server.engine.lanes import Lanes
 from tenure_server.engine.log_watch import LogWatchers
 from tenure_server.store.reads import TenantReads
 
@@ -25,8 +28,7 @@ PAGE = 1000
 #: How often a run is looked at that another coordinator decides for.
 FOREIGN_SECONDS = 0.5
 
-_LAST_RUN_EVENT = max(RUN_EVENTS)
-_LAST_EVENTS = RUN_EVENTS - {EventKind.RUN_STARTED, EventKind.RUN_CANCELLING}
+_LAST_EVENTS = frozenset(RUN_ENDS.values())
 
 
 class Watcher:
@@ -53,13 +55,16 @@ class Watcher:
         #: True when nothing more will come from here: the coordinator lost the tenant or stops.
         self.over = False
 
-    def offer(self, event: records.Event) -> None:
-        """Hands an event over, or notes that it has to be read."""
-        if len(self._backlog) >= BACKLOG_MAX:
+    def offer(self, events: Sequence[records.Event]) -> None:
+        """Hands events over, or notes that they have to be read."""
+        if self.over:
+            # Between these and what came before lies what nobody here knows to be kept.
+            return
+        if len(self._backlog) + len(events) > BACKLOG_MAX:
             self._backlog.clear()
             self.lost_track = True
         if not self.lost_track:
-            self._backlog.append(event)
+            self._backlog += events
         self._wake.set()
 
     def end(self) -> None:
@@ -92,8 +97,10 @@ class Watchers:
     """All readers, by run."""
 
     def __init__(self) -> None:
+        #: Where readers wait for their tenant's turn to read.
+        self.lanes = Lanes()
         #: The readers of logs, who end when those of runs do.
-        self.logs = LogWatchers()
+        self.logs = LogWatchers(self.lanes)
         self._by_run: dict[str, list[Watcher]] = {}
 
     def join(self, tenant_id: str, run_id: str, *, run_events_only: bool) -> Watcher:
@@ -115,21 +122,23 @@ class Watchers:
         by_run = self._by_run
         if not by_run:
             return
+        watched: dict[tuple[str, str], list[Row]] = {}
         for row in rows:
-            watchers = by_run.get(row[1])
-            if watchers is None:
-                continue
+            if row[1] in by_run:
+                watched.setdefault((row[0], row[1]), []).append(row)
+        for (tenant_id, run_id), found in watched.items():
+            watchers = [it for it in by_run[run_id] if it.tenant_id == tenant_id]
             # Most events concern a task, and most readers only wait for the run's end.
-            of_run = row[4] <= _LAST_RUN_EVENT
-            wanting = [
-                watcher
-                for watcher in watchers
-                if (of_run or not watcher.run_events_only) and watcher.tenant_id == row[0]
-            ]
-            if wanting:
-                event = event_of(row)
-                for watcher in wanting:
-                    watcher.offer(event)
+            of_run = [event_of(row) for row in found if row[4] in RUN_EVENTS]
+            every: list[records.Event] | None = None
+            for watcher in watchers:
+                if watcher.run_events_only:
+                    if of_run:
+                        watcher.offer(of_run)
+                    continue
+                if every is None:
+                    every = [event_of(row) for row in found]
+                watcher.offer(every)
 
     def end_all(self, tenant_id: str | None = None) -> None:
         """Ends the readers of one tenant, or all."""
@@ -169,6 +178,7 @@ async def follow(
 ) -> AsyncIterator[Sequence[records.Event]]:
     """Yields the events of a run, from the store and then as they are committed."""
     watcher = watchers.join(tenant_id, run_id, run_events_only=run_events_only)
+    lane = partial(watchers.lanes.lane, tenant_id)
     last = after_sequence
     watcher.lost_track = True
     try:
@@ -176,10 +186,15 @@ async def follow(
             if watcher.lost_track:
                 watcher.found_track()
                 # The state is read first: a run that has ended then has all its events stored.
-                record = await read(reads.run, run_id)
+                async with lane():
+                    record = await read(reads.run, run_id)
                 if record is None:
                     raise errors.NotFound("run", run_id)
-                while stored := await read(reads.events, run_id, last, PAGE, run_events_only):
+                while True:
+                    async with lane():
+                        stored = await read(reads.events, run_id, last, PAGE, run_events_only)
+                    if not stored:
+                        break
                     last = stored[-1].sequence
                     yield stored
                     if stored[-1].kind in _LAST_EVENTS:

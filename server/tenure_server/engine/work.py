@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from tenure_server.core import errors, ids, records
+from tenure_server.core import errors, ids
 from tenure_server.core.evidence import Act
-from tenure_server.core.leases import AgentSlots, Lease
-from tenure_server.core.lifecycle import Verdict
+from tenure_server.core.leasing.leases import AgentSlots, Lease
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import Standing, Verdict
+from tenure_server.core.runs import extensions
 from tenure_server.engine import judge
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.registry import KnownWorkflow
@@ -23,6 +25,9 @@ from tenure_server.engine.sessions import (
 )
 from tenure_server.store.database import Store
 from tenure_server.store.reads import TenantReads
+
+#: How a call introduces itself that says nothing of its agent.
+NOBODY = Hello(agent="", instance="", kinds=frozenset(), slots=1)
 
 
 class Work:
@@ -57,8 +62,13 @@ class Work:
         tenant_ids: Sequence[str],
         hello: Hello,
         act: Act | None = None,
+        *,
+        elsewhere: Sequence[str] = (),
     ) -> AgentSession:
-        """Takes an agent on the line. Raises SeatElsewhere, Stopping, StoreUnavailable."""
+        """Takes an agent on the line. Raises SeatElsewhere, Stopping, StoreUnavailable.
+
+        `elsewhere` are those of its tenants that other coordinators decide for.
+        """
         for tenant_id in tenant_ids:
             self._floor.check_seat(tenant_id)
         dispatch = self._floor.dispatch
@@ -66,15 +76,23 @@ class Work:
         known = dispatch.known_session(key.api_key_id, hello.agent)
         random = os.urandom(ids.RANDOM_BYTES)
         agent_id = (
-            known.agent_id if known else ids.new_id(tenant_ids[0], self._floor.now_us(), random)
+            known.agent_id
+            if known
+            else ids.new_id(ids.owner_of(tenant_ids), self._floor.now_us(), random)
         )
-        session = AgentSession(self._floor, key, tenant_ids, hello, agent, agent_id, act)
+        session = AgentSession(
+            self._floor, key, tenant_ids, hello, agent, agent_id, act, elsewhere=elsewhere
+        )
         since = self._floor.mark()
         dispatch.join(session)
+        if hello.several:
+            session.unnamed = _unnamed(session)
         for ref in hello.held:
             session.renew(Renewal(ref))
         self._floor.close_act(session.act.again(objected=True), since, tenant_ids)
         session.act.taken = True
+        if not self._floor.desks.keys().isdisjoint(elsewhere):
+            session.end(None)  # a seat came just now: with it the agent is to come again
         return session
 
     async def lease_tasks(
@@ -86,10 +104,14 @@ class Work:
         kinds: frozenset[str],
         max_leases: int,
         wait_us: int,
+        labels: Mapping[str, str] | None = None,
         act: Act | None = None,
     ) -> list[Lease]:
         """Grants leases without a stream; they count as accepted. Waits for the first one."""
-        session = self._voice(key, tenant_ids, act, agent=agent, kinds=kinds, slots=max_leases)
+        hello = Hello(
+            agent=agent, instance="", kinds=kinds, slots=max_leases, labels=dict(labels or {})
+        )
+        session = self._voice(key, tenant_ids, act, hello)
         self._floor.dispatch.call(session)
         session.add_credits(max_leases)
         try:
@@ -151,16 +173,13 @@ class Work:
         key: records.ApiKey,
         tenant_ids: Sequence[str],
         act: Act | None = None,
-        *,
-        agent: str = "",
-        kinds: frozenset[str] = frozenset(),
-        slots: int = 1,
+        hello: Hello = NOBODY,
     ) -> AgentSession:
         """A session for one unary call, with slots of its own."""
         for tenant_id in tenant_ids:
             self._floor.check_seat(tenant_id)
-        hello = Hello(agent=agent, instance="", kinds=kinds, slots=slots)
-        own = AgentSlots(agent, key.api_key_id, kinds, slots)
+        own = AgentSlots(hello.agent, key.api_key_id, hello.kinds, hello.slots)
+        own.introduce(hello.labels)
         return AgentSession(self._floor, key, tenant_ids, hello, own, "", act)
 
     async def judge_and_tell(self, session: AgentSession, report: Report) -> None:
@@ -186,8 +205,20 @@ class Work:
     async def _judge_in(self, run: records.Run, holder: str, report: Report) -> Verdict:
         run_id, task_key, term, token = report.ref
         known = await self._workflow_by_digest(run.tenant_id, run.workflow_digest)
-        index = known.graph.index.get(task_key)
+        shape = extensions.shape_of(known.definition, known.graph, run.detail)
+        index = shape.graph.index.get(task_key)
         if index is None:
             return Verdict.UNKNOWN
         task = await self._read(TenantReads(self._store, run.tenant_id).task, run_id, index)
         return judge.verdict_on(run, task, term=term, token=token, end=report.end, holder=holder)
+
+
+def _unnamed(session: AgentSession) -> list[LeaseStanding]:
+    """The agent's live leases that its hello does not name."""
+    held = {ref[:3] for ref in session.hello.held}
+    return [
+        (*name, Standing.HELD, lease.until_us)
+        for lease in session.agent.leases.values()
+        if (name := (lease.run.run_id, lease.task.key, lease.term)) not in held
+        and lease.run.tenant_id in session.tenant_ids
+    ]

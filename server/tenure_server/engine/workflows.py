@@ -11,9 +11,10 @@ import orjson
 
 from tenure_constitution import definitions
 from tenure_constitution.judge import Objection
-from tenure_server.core import errors, records
-from tenure_server.core.definition import WorkflowDefinition, digest_of
-from tenure_server.core.graph import Graph
+from tenure_server.core import errors
+from tenure_server.core.definitions.definition import WorkflowDefinition, digest_of
+from tenure_server.core.definitions.graph import Graph
+from tenure_server.core.ledger import records
 from tenure_server.engine import starting
 from tenure_server.engine.court import Court, as_words
 from tenure_server.engine.registry import KnownWorkflow, Registry

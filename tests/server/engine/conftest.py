@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.databases import migrated
 from tests.server.core.world import LEASE_US, START_US, flow
 
-from tenure_server.core import ids, records
-from tenure_server.core.definition import WorkflowTask
-from tenure_server.core.journal import Changes
-from tenure_server.core.lifecycle import EventKind
+from tenure_constitution.article import Constitution
+from tenure_server.core import ids
+from tenure_server.core.definitions.definition import WorkflowTask
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.journal import Changes
+from tenure_server.core.ledger.lifecycle import EventKind
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.sessions import AgentSession, Hello, Outbound
 from tenure_server.engine.settings import Settings
@@ -30,6 +33,8 @@ from tenure_server.store.writer import Writer
 TENANT = "acme"
 PATIENCE_SECONDS = 10
 KINDS = frozenset({"work"})
+#: The clock jumps, and nobody shall think that the seat was lost meanwhile.
+PATIENT = Settings(lease_us=LEASE_US, seat_us=1 << 50)
 
 
 class TestClock:
@@ -106,13 +111,14 @@ class House:
     store: TrickyStore = field(init=False)
     engine: Engine = field(init=False)
     keys: dict[str, records.ApiKey] = field(default_factory=dict)
+    platform: Constitution | None = None
     origin: records.Origin = field(init=False)
 
     async def open(self) -> None:
         """Opens the store and starts the engine."""
-        url = self.url or f"sqlite:///{self.folder}/tenure.db"
+        url = self.url or migrated(f"sqlite:///{self.folder}/tenure.db")
         self.store = TrickyStore(open_store(url, holder=str(self.folder), address="here:1"))
-        self.engine = Engine(self.store, self.settings, self.clock)
+        self.engine = Engine(self.store, self.settings, self.clock, platform=self.platform)
         await self.engine.start()
         self.origin = records.Origin(
             tenant_id=TENANT, api_key_id="key-0", correlation_id="correlation-1"
@@ -235,6 +241,16 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     """A house with a tenant and two agents' keys."""
     (tmp_path / "first").mkdir()
     house = House(tmp_path / "first", Settings(lease_us=LEASE_US))
+    await house.open()
+    await house.furnish()
+    yield house
+    await house.close()
+
+
+@pytest.fixture
+async def either(either_url: str, tmp_path: Path) -> AsyncIterator[House]:
+    """The same on either database."""
+    house = House(tmp_path, PATIENT, url=either_url)
     await house.open()
     await house.furnish()
     yield house

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tenure_server.core import errors, records
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
 from tenure_server.engine.answers import Answers, Key
 
 

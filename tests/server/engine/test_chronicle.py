@@ -6,7 +6,7 @@ import structlog
 from tests.server.core.world import task
 from tests.server.engine.conftest import House, soon
 
-from tenure_server.core.lifecycle import Failure
+from tenure_server.core.ledger.lifecycle import Failure
 
 
 async def test_what_handlers_say_is_in_the_log_of_the_run_alone(house: House) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from tests.server.core.world import ACCEPT_US, LEASE_US, json_payload, task
-from tests.server.engine.conftest import TENANT, House, soon, start_of
+from tests.server.engine.conftest import PATIENCE_SECONDS, TENANT, House, soon, start_of
 
-from tenure_server.core import errors, records
-from tenure_server.core.leases import Success
-from tenure_server.core.lifecycle import EventKind, RunState, Standing, Verdict
+from tenure_server.core import errors
+from tenure_server.core.leasing.leases import Success
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import EventKind, RunState, Standing, Verdict
+from tenure_server.engine import commits
 from tenure_server.engine.engine import Engine
 
 
@@ -30,6 +32,33 @@ async def test_runs_that_start_together_share_commits(house: House) -> None:
     assert house.engine.commit_count - before <= 3
     for run_id in run_ids[:3]:
         assert await house.kinds(run_id) == [EventKind.RUN_STARTED]
+
+
+async def test_what_comes_a_turn_later_goes_along(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call takes a few turns of the loop on its way; a commit does not begin in between."""
+    monkeypatch.setattr(commits, "HEARING_SECONDS", PATIENCE_SECONDS)
+    await house.register(task("a"))
+    before = house.engine.commit_count
+
+    async def later(turns: int) -> str:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await house.start()
+
+    await asyncio.gather(*(later(2 * number) for number in range(20)))
+    assert house.engine.commit_count - before == 1
+
+
+async def test_who_never_falls_silent_holds_no_commit_up(house: House) -> None:
+    await house.register(task("a"))
+    started = asyncio.create_task(house.start())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not started.done():
+            house.engine._floor.commits.ask()
+            await asyncio.sleep(0)
+    assert await house.kinds(await started) == [EventKind.RUN_STARTED]
 
 
 async def test_an_act_that_changes_nothing_commits_nothing(house: House) -> None:
@@ -184,7 +213,7 @@ async def test_while_the_store_is_away_every_act_is_told_so(house: House) -> Non
         house.session()
     # Refused before anything is waited for, so that the reload cannot be over meanwhile.
     with pytest.raises(errors.StoreUnavailable):
-        await house.engine.cancel_run(house.origin, run_id, "", None)
+        await house.engine.operations.cancel(house.origin, run_id, "", None)
     assert house.engine.counts(TENANT, run_id) is None
     await house.serving()
     assert house.engine.counts(TENANT, run_id) is not None
@@ -198,10 +227,10 @@ async def test_a_cancel_whose_commit_fails_after_the_fact_says_the_same_again(
     request = start_of(request_id="c").request
     house.store.tricky.breaks.append("after")
     with pytest.raises(errors.StoreUnavailable):
-        await house.engine.cancel_run(house.origin, run_id, "enough", request)
+        await house.engine.operations.cancel(house.origin, run_id, "enough", request)
     await house.serving()
     for _ in range(2):
-        state = await house.engine.cancel_run(house.origin, run_id, "enough", request)
+        state = await house.engine.operations.cancel(house.origin, run_id, "enough", request)
         assert state is RunState.CANCELLED
     assert (await house.kinds(run_id)).count(EventKind.RUN_CANCELLED) == 1
 

@@ -12,11 +12,13 @@ from tests.server.engine.conftest import TENANT, House, soon
 from tenure_constitution.article import Article, Constitution
 from tenure_constitution.facts import NO_LABELS
 from tenure_constitution.laws import Effect, Law, Perspective, Point
-from tenure_server.core import errors, records
-from tenure_server.core.definition import digest_of
-from tenure_server.core.leases import AgentSlots, Success
-from tenure_server.core.lifecycle import EventKind, Failure, RunState
-from tenure_server.core.runs import LiveRun, TaskFacts
+from tenure_server.core import errors
+from tenure_server.core.definitions.definition import digest_of
+from tenure_server.core.leasing.leases import AgentSlots, Success
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import EventKind, Failure, RunState
+from tenure_server.core.runs.live import LiveRun
+from tenure_server.core.runs.tasks import TaskFacts
 from tenure_server.engine.constitutions import Constitutions
 from tenure_server.engine.registry import KnownWorkflow
 

@@ -9,7 +9,7 @@ from tests.server.core.world import task
 from tests.server.engine.conftest import TENANT, House
 
 from tenure_server.core import errors
-from tenure_server.core.journal import Journal
+from tenure_server.core.ledger.journal import Journal
 from tenure_server.engine import chronicle, keeping
 from tenure_server.store.errors import StoreFailed
 
@@ -90,7 +90,7 @@ async def test_a_fault_when_time_passes_ends_in_a_reload(
 ) -> None:
     await house.register(task("a"))
     desk = house.engine._floor.desks[TENANT]
-    monkeypatch.setattr(type(desk), "pass_time", broken)
+    monkeypatch.setattr(type(desk.dues), "pass_time", broken)
     house.engine._floor.pass_time()
     await house.serving()
     assert house.engine._floor.desks[TENANT] is not desk

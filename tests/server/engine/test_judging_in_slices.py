@@ -14,14 +14,15 @@ from tests.server.engine.test_constitutions import article
 
 from tenure_constitution.article import Constitution
 from tenure_constitution.laws import Point
-from tenure_server.core import errors, records
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
 from tenure_server.engine import starting
 from tenure_server.engine.trials import SLICE_SECONDS, Trial
 
 MANY = 300
 #: New for each run, so that no verdict is remembered.
 COSTLY = (
-    "run.id != 'x' && run.labels.all(k, !run.labels[k].matches('(a|b)*a[ab][ab][ab][ab][ab][ab]c'))"
+    "run.id != 'x' && run.labels.all(k, !run.labels[k].matches('(a|b)*a[ab][ab][ab][ab][ab]c'))"
 )
 LABELS = {f"label-{number}": "abaabbab" * 16 for number in range(30)}
 

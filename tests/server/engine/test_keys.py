@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 from tests.server.engine.conftest import PATIENCE_SECONDS, House
 
-from tenure_server.core import records
+from tenure_server.core.ledger import records
 from tenure_server.engine import keys
 from tenure_server.store.errors import StoreFailed
 from tenure_server.store.reads import Reads

@@ -11,7 +11,7 @@ from tests.server.core.world import task
 from tests.server.engine.conftest import TENANT, House
 
 from tenure_server.core import errors, ids
-from tenure_server.core.leases import Success
+from tenure_server.core.leasing.leases import Success
 from tenure_server.store.errors import StoreFailed
 from tenure_server.store.reads import TenantReads
 
@@ -41,6 +41,8 @@ async def test_request_ids_that_cannot_be_read_are_looked_up_one_by_one(
     house.engine._answers.close(TENANT)
     house.engine._answers._known._items.clear()
     monkeypatch.setattr(TenantReads, "request_ids", broken)
+    with house.store.reading():
+        house.engine._learn(TENANT)
     with structlog.testing.capture_logs() as lines:
         house.engine._opened(TENANT)
         await _settled(house)

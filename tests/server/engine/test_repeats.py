@@ -11,7 +11,7 @@ from tests.server.core.world import task
 from tests.server.engine.conftest import TENANT, House, soon, start_of
 
 from tenure_server.core import errors
-from tenure_server.core.lifecycle import Standing
+from tenure_server.core.ledger.lifecycle import Standing
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.settings import Settings, SystemClock
 

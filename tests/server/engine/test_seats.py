@@ -11,7 +11,8 @@ import pytest
 from tests.server.core.world import START_US, task
 from tests.server.engine.conftest import PATIENCE_SECONDS, TENANT, House
 
-from tenure_server.core import errors, records
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
 from tenure_server.engine import keeping, restore
 from tenure_server.engine.settings import Settings
 from tenure_server.store.acts import Acts

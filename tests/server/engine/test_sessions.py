@@ -12,9 +12,9 @@ from tests.server.engine.conftest import KINDS, TENANT, House, soon
 
 from tenure_server.core import errors
 from tenure_server.core.evidence import Act
-from tenure_server.core.leases import STOPPED, Lease, Success
-from tenure_server.core.lifecycle import Failure, RunState, Standing, Verdict
-from tenure_server.core.records import AgentPresence
+from tenure_server.core.leasing.leases import STOPPED, Lease, Success
+from tenure_server.core.ledger.lifecycle import Failure, RunState, Standing, Verdict
+from tenure_server.core.ledger.records import AgentPresence
 from tenure_server.engine.sessions import AgentSession, Hello, Renewal, Report
 
 Words = tuple[str, str, int, bytes]
@@ -189,7 +189,8 @@ async def test_a_cancel_is_heard_at_once(house: House) -> None:
     session.add_credits(2)
     first, second = await leased(session, 2)
     assert (
-        await house.engine.cancel_run(house.origin, run_id, "enough", None) is RunState.CANCELLING
+        await house.engine.operations.cancel(house.origin, run_id, "enough", None)
+        is RunState.CANCELLING
     )
     due = await soon(session)
     assert sorted(due.cancellations) == [(*words_of(one)[:3], "enough") for one in (first, second)]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from tests.server.core.world import START_US, task
 from tests.server.engine.conftest import TENANT, House, soon
 
 from tenure_server.core import errors, ids
-from tenure_server.core.leases import Success
-from tenure_server.core.lifecycle import EventKind
+from tenure_server.core.leasing.leases import Success
+from tenure_server.core.ledger.lifecycle import EventKind
 from tenure_server.engine import watch
 
 
@@ -119,3 +120,23 @@ async def test_a_watch_from_beyond_the_last_event_ends_with_the_run(house: House
     watching = asyncio.create_task(sequences(house, run_id, 1000))
     await work_off(house, 1)
     assert await asyncio.wait_for(watching, 1) == []
+
+
+async def test_a_watch_that_the_coordinator_lost_leaves_no_gap(house: House) -> None:
+    """A commit that failed may have been kept. What is committed after it must not be told by a
+    watch from before it, which may be reading still.
+    """
+    await house.register(task("a"), task("b", "a"))
+    run_id = await house.start()
+    watching = house.engine.watch(TENANT, run_id, 0, False)
+    assert [event.sequence for event in await anext(watching)] == [1]
+    [watcher] = house.engine._floor.watchers._by_run[run_id]
+    house.engine._floor.watchers.end_all()
+    await work_off(house, 2)
+    assert list(watcher.take()) == []
+    seen = [1]
+    # It ends as lost, or with the run when its next page holds the run's last event already.
+    with contextlib.suppress(errors.Stopping):
+        async for events in watching:
+            seen.extend(event.sequence for event in events)
+    assert seen == list(range(1, len(seen) + 1))

@@ -1,0 +1,98 @@
+"""Runs are opened again while they go on, end, or are opened again by somebody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.server.core.world import task
+from tests.server.engine.conftest import TENANT, House, soon
+
+from tenure_server.core import errors
+from tenure_server.core.leasing.leases import Success
+from tenure_server.core.ledger.lifecycle import EventKind, RunState
+
+
+async def work_off(house: House, count: int) -> None:
+    """Executes tasks."""
+    session = house.session(slots=count)
+    session.add_credits(count)
+    done = 0
+    while done < count:
+        for lease in (await soon(session)).leases:
+            session.settle(lease.run.run_id, lease.task_key, lease.term, lease.token, Success())
+            done += 1
+    await house.engine.committed()
+
+
+async def again(house: House, run_id: str) -> int:
+    """Opens a run again for its first task."""
+    return await house.engine.operations.reopen(
+        house.origin, run_id, ["a"], paused=False, reason="", request=None
+    )
+
+
+@pytest.fixture
+async def one_left(house: House) -> str:
+    """A run of which one task has succeeded and another is still to come."""
+    await house.register(task("a"), task("b"))
+    run_id = await house.start()
+    await work_off(house, 1)
+    return run_id
+
+
+async def test_a_run_that_ends_while_it_is_read_is_not_opened_again_as_it_was(
+    house: House, one_left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would tell events a second time, and every tenant's work would have to be read back."""
+    read = house.engine.operations._read
+
+    async def slowly(work: Callable[[], Any]) -> Any:
+        found = await read(work)
+        await work_off(house, 1)
+        return found
+
+    monkeypatch.setattr(house.engine.operations, "_read", slowly)
+    with pytest.raises(errors.StoreUnavailable, match="has changed meanwhile"):
+        await again(house, one_left)
+    assert (await house.run(one_left)).state is RunState.SUCCEEDED
+    assert house.engine.serving
+    monkeypatch.undo()
+    assert await again(house, one_left) == 1
+    assert (await house.run(one_left)).state is RunState.RUNNING
+
+
+async def test_of_two_who_open_a_run_again_at_once_one_is_told_to_look_again(
+    house: House, one_left: str
+) -> None:
+    await work_off(house, 1)
+    answers = await asyncio.gather(
+        again(house, one_left), again(house, one_left), return_exceptions=True
+    )
+    assert answers[0] == 1
+    assert isinstance(answers[1], errors.StoreUnavailable)
+    assert (await house.kinds(one_left)).count(EventKind.RUN_REOPENED) == 1
+
+
+async def test_a_run_that_is_opened_again_is_as_old_as_it_was(house: House) -> None:
+    await house.register(task("a"), task("b", "a", kind="late"))
+    runs = []
+    for _ in range(3):
+        runs.append(await house.start())
+        house.clock.at_us += 1
+    await work_off(house, 3)
+    await house.engine.operations.cancel(house.origin, runs[1], "", None)
+    await house.engine.operations.reopen(
+        house.origin, runs[1], (), paused=False, reason="", request=None
+    )
+    leases = await house.engine.work.lease_tasks(
+        house.keys["one"],
+        [TENANT],
+        agent="host",
+        kinds=frozenset({"late"}),
+        max_leases=3,
+        wait_us=0,
+    )
+    assert [lease.run.run_id for lease in leases] == runs
