@@ -40,8 +40,13 @@ class Finding:
 
 
 def audit_store(store: Store, chain: Chain) -> list[Finding]:
-    """Reads everything once. Raises StoreFailed."""
+    """Reads everything once, but no further where tables or indexes are damaged: what is read by
+    them need not be all there is. Raises StoreFailed.
+    """
     with store.reading():
+        if damage := store.backend.damage():
+            reason = f"{store.backend.name} is damaged: {damage}"
+            return [Finding(tenant_id="", index=None, reason=reason)]
         names = {"", *evidence_reads.heads(store), *_tenants(store)}
         return [finding for name in sorted(names) for finding in _audit(store, chain, name)]
 

@@ -9,15 +9,12 @@ from pathlib import Path
 import orjson
 import structlog
 
-from tenure_server.core import errors, records
-from tenure_server.core.records import Role
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.records import Role
 from tenure_server.engine.engine import Engine
-from tenure_server.rpc.tenants import (
-    MAX_LEASES_DEFAULT,
-    WEIGHT_DEFAULT,
-    new_api_key,
-    new_secret,
-)
+from tenure_server.rpc.api_keys import new_api_key, new_secret
+from tenure_server.rpc.tenants import MAX_LEASES_DEFAULT, WEIGHT_DEFAULT
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store
 from tenure_server.store.reads import Reads

@@ -70,6 +70,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @_option("--exit-with-stdin", is_flag=True, help="Drain and exit when standard input ends.")
 @_option("--log-format", type=click.Choice(["json", "console"]), default="console", help="Form.")
 @_option("--log-level", type=click.Choice(logs.LEVELS), default="info", help="From here up.")
+# Without an environment variable: nobody is to get it by accident.
+@click.option("--skip-time", type=_FILE, help="For tests only: time jumps, as this socket says.")
 @click.pass_obj
 def serve_command(
     kind: type[Coordinator] | None,

@@ -63,6 +63,8 @@ class Config:
     bootstrap_file: Path | None = None
     bootstrap_tenant: str = TENANT_DEFAULT
     exit_with_stdin: bool = False
+    #: For tests of workflows: time stands still, and jumps as it is told on this Unix socket.
+    skip_time: Path | None = None
     log_format: Literal["json", "console"] = "console"
     log_level: str = "info"
 
@@ -89,6 +91,7 @@ class Config:
         exit_with_stdin: bool,
         log_format: Literal["json", "console"],
         log_level: str,
+        skip_time: Path | None = None,
     ) -> Self:
         """Checks everything and reads the TLS files. Raises ConfigError."""
         _check_span("--lease-seconds", lease_seconds, LEASE_SECONDS_MIN, LEASE_SECONDS_MAX)
@@ -106,6 +109,7 @@ class Config:
             ("--signing-key", signing_key),
             ("--ready-file", ready_file),
             ("--bootstrap", bootstrap),
+            ("--skip-time", skip_time),
         ):
             if path is not None and not path.absolute().parent.is_dir():
                 raise ConfigError(f"{name}: there is no directory {path.absolute().parent}")
@@ -116,6 +120,8 @@ class Config:
                 f"{bootstrap_tenant!r}"
             )
         store = _checked_store(store)
+        if skip_time is not None:
+            _check_throw_away(store, host)
         if signing_key is None and not store.startswith("sqlite:"):
             raise ConfigError(
                 "--signing-key is required with PostgreSQL: every coordinator of the store needs "
@@ -139,18 +145,14 @@ class Config:
             exit_with_stdin=exit_with_stdin,
             log_format=log_format,
             log_level=log_level,
+            skip_time=skip_time,
         )
 
     @property
     def in_the_clear(self) -> bool:
         """Whether keys can be read on the network: no TLS, and callers on other machines."""
-        if self.tls is not None:
-            return False
         host = self.listen.rpartition(":")[0].strip("[]")
-        try:
-            return not ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host != "localhost"
+        return self.tls is None and not _is_loopback(host)
 
     def advertised(self, port: int) -> str:
         """Where others reach this coordinator, once its port is known."""
@@ -163,6 +165,24 @@ class Config:
 def _check_span(flag: str, seconds: float, least: float, most: float) -> None:
     if not least <= seconds <= most:
         raise ConfigError(f"{flag} must lie between {least:g} and {most:g}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_throw_away(store: str, host: str) -> None:
+    """Raises ConfigError where wrong times could harm anybody: real data, or other callers."""
+    if not _is_loopback(host):
+        raise ConfigError("--skip-time is for tests: --listen must be a loopback address")
+    if not store.startswith("sqlite:"):
+        raise ConfigError("--skip-time is for tests: --store must be a new SQLite file")
+    file = Path(store.removeprefix("sqlite://"))
+    if file.exists():
+        raise ConfigError(f"--skip-time is for tests: --store must be a new file, {file} exists")
 
 
 def _checked_store(url: str) -> str:

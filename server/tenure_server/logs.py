@@ -7,20 +7,26 @@ What libraries write through `logging` takes the same road.
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import logging
 import sys
 from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
+
+from tenure_evidence.shown import clean, one_line
 
 LEVELS = ("debug", "info", "warning", "error")
 # grpc warns of every connection that breaks; those are everyday life to a coordinator.
 _LIBRARY_LEVELS = {"grpc": logging.ERROR, "asyncio": logging.WARNING, "peewee": logging.WARNING}
 
 
-def configure(form: Literal["json", "console"], level: str, stream: TextIO | None = None) -> None:
+def configure(
+    log_format: Literal["json", "console"], level: str, stream: TextIO | None = None
+) -> None:
     """Sets up logging for the whole process. Call it once, before the first line."""
     out = _Enduring(sys.stderr if stream is None else stream)
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -31,7 +37,7 @@ def configure(form: Literal["json", "console"], level: str, stream: TextIO | Non
         structlog.processors.StackInfoRenderer(),
     ]
     renderers: list[Processor]
-    if form == "json":
+    if log_format == "json":
         renderers = [
             # Without the frames' locals: keys, tokens and payloads are among them.
             structlog.processors.ExceptionRenderer(
@@ -40,12 +46,17 @@ def configure(form: Literal["json", "console"], level: str, stream: TextIO | Non
             structlog.processors.JSONRenderer(serializer=_json),
         ]
     else:
-        plain = structlog.dev.plain_traceback
-        renderers = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
+        renderers = [
+            _harmless,
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(), exception_formatter=_plain_traceback
+            ),
+        ]
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", out)),
+        # One write a line; printing takes two.
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", out)),
         cache_logger_on_first_use=False,
     )
     _route_libraries(out, number, shared, renderers)
@@ -94,4 +105,21 @@ def _route_libraries(
 
 
 def _json(event: EventDict, **_: Any) -> str:
-    return orjson.dumps(event, default=str).decode()
+    """One line to every reader: some take U+0085 or U+2028 for an end, and callers choose names."""
+    text = orjson.dumps(event, default=str).decode()
+    return text if text.isprintable() else json.dumps(orjson.loads(text))
+
+
+def _harmless(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    """Shows what a terminal would obey, and what would begin a line of its own."""
+    return {
+        key: one_line(value) if isinstance(value, str) and key != "stack" else value
+        for key, value in event.items()
+    }
+
+
+def _plain_traceback(out: TextIO, raised: ExcInfo) -> None:
+    """Without the values of the frames, lease tokens and inputs among them."""
+    written = io.StringIO()
+    structlog.dev.plain_traceback(written, raised)
+    out.write(clean(written.getvalue()))

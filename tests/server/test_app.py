@@ -33,8 +33,8 @@ from tests.server.test_config import PLAIN
 
 from tenure.v1 import tenants_pb2, tenants_pb2_grpc
 from tenure_server import app, config
-from tenure_server.core import errors, records
-from tenure_server.store import sqlite
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
 from tenure_server.store.acts import Acts
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -86,6 +86,7 @@ async def test_anybody_may_read_the_contract(coordinator: LiveCoordinator) -> No
         "tenure.v1.Constitution",
         "tenure.v1.Evidence",
         "tenure.v1.Runs",
+        "tenure.v1.Schedules",
         "tenure.v1.Tenants",
         "tenure.v1.Workflows",
         "grpc.health.v1.Health",
@@ -131,7 +132,6 @@ async def test_the_first_keys_are_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is for its owner only, and a second start changes neither file nor keys."""
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
     words = tmp_path / "credentials.json"
     seen = []
     for _ in range(2):
@@ -207,7 +207,6 @@ async def test_it_starts_though_another_one_made_the_first_tenant_in_that_moment
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the keys are the other one's, and ours are withdrawn."""
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
 
     def late(self: Acts, tenant: records.Tenant) -> None:
         raise errors.AlreadyExists("there is a tenant dev already", tenant_id="dev")
@@ -295,7 +294,6 @@ async def test_a_coordinator_with_a_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutual: bool
 ) -> None:
     """Who trusts its authority gets through; with mutual TLS only who shows a certificate."""
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
     authority, issuer = _sign("authority")
     own, _ = _sign("coordinator", issuer)
     client, _ = _sign("client", issuer)

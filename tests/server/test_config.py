@@ -61,6 +61,23 @@ def test_plain_settings_are_taken() -> None:
         ({"lease_seconds": float("nan")}, "--lease-seconds must lie"),
         ({"ready_file": Path("/nowhere/at/all")}, "--ready-file: there is no directory"),
         ({"bootstrap": Path("/nowhere/at/all")}, "--bootstrap: there is no directory"),
+        ({"skip_time": Path("/nowhere/at/all")}, "--skip-time: there is no directory"),
+        (
+            {"skip_time": Path("/tmp/clock"), "listen": "0.0.0.0:0", "address": "me.example:1"},
+            "--skip-time is for tests: --listen must be a loopback address",
+        ),
+        (
+            {
+                "skip_time": Path("/tmp/clock"),
+                "store": "postgresql://host/db",
+                "signing_key": Path("/tmp/key"),
+            },
+            "--skip-time is for tests: --store must be a new SQLite file",
+        ),
+        (
+            {"skip_time": Path("/tmp/clock"), "store": f"sqlite://{__file__}"},
+            "--skip-time is for tests: --store must be a new file",
+        ),
         ({"bootstrap_tenant": "Dev"}, "--bootstrap-tenant must begin with a lower-case letter"),
         ({"bootstrap_tenant": "dev\n"}, "--bootstrap-tenant must"),
         ({"bootstrap_tenant": "a" * 41}, "--bootstrap-tenant must"),

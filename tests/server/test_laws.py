@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.protobuf.json_format import ParseDict
 from tests.conftest import LiveCoordinator, serving, serving_again
+from tests.server.core.world import World, flow, task
 from tests.server.rpc.conftest import Refusal, read_refusal
 from tests.server.store import world
 from tests.server.store.world import NOW, TENANT
@@ -20,7 +21,7 @@ from tests.server.store.world import NOW, TENANT
 from tenure.v1 import agents_pb2, constitution_pb2, runs_pb2, verdict_pb2, workflows_pb2
 from tenure_constitution.laws import Law
 from tenure_server.core import errors, laws
-from tenure_server.core.definition import WorkflowDefinition, WorkflowTask
+from tenure_server.core.definitions.definition import WorkflowDefinition, WorkflowTask
 from tenure_server.core.evidence import Act, Draft
 from tenure_server.store.database import Store, open_store
 from tenure_server.store.errors import StoreConflict
@@ -64,6 +65,15 @@ def test_a_definition_with_a_cycle_is_refused() -> None:
         WorkflowDefinition(name="w", tasks=tasks).check()
 
 
+def test_a_run_is_not_moved_against_the_order_of_what_it_has_done() -> None:
+    here = World()
+    run = here.start(task("a"), task("b", "a"))
+    here.settle(here.hold_one())
+    here.desk.interventions.pause(run, "", here.now_us)
+    with pytest.raises(errors.VersionsDiffer, match="it depends on first: not ended yet"):
+        here.move(run, flow(task("first"), task("a", "first"), task("b", "a")))
+
+
 # -- verifiability and provenance
 
 
@@ -80,7 +90,7 @@ def test_an_event_that_follows_from_no_act_is_not_written(store: Store) -> None:
     store.writer().commit(world.changes(runs=[world.run_row(world.new_id(1))]))
     event = world.event_row(world.new_id(1), 1)
     with pytest.raises(LookupError, match="follows from no act"):
-        store.writer().commit(world.changes(events=[event], items=[b"{}"]))
+        store.writer().commit(world.changes(events=[event], said=[{}]))
 
 
 def test_an_orphan_run_is_refused(store: Store) -> None:

@@ -6,11 +6,13 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 import structlog
 
+from tenure_agent import logs as agent_logs
 from tenure_server import logs
 
 
@@ -84,3 +86,31 @@ def test_people_read_plain_lines() -> None:
     assert "RuntimeError: broken" in text
     assert "\x1b[" not in text
     assert secret not in text
+
+
+FORGED = 'x\u0085{"event":"all is well"}\u2028y\x9b31mz\x1b[31m\u202e'
+
+
+@pytest.mark.parametrize("module", [logs, agent_logs])
+def test_text_of_a_caller_begins_no_line_and_steers_no_terminal(module: ModuleType) -> None:
+    """Whatever a reader takes for the end of a line; what was said can still be read."""
+    stream = io.StringIO()
+    module.configure(log_format="json", level="info", stream=stream)
+    structlog.get_logger().info("no such schedule", name=FORGED)
+    logging.getLogger("somebody.else").warning("no such %s", FORGED)
+    ours, theirs = _lines(stream)
+    assert ours["name"] == FORGED
+    assert theirs["event"] == f"no such {FORGED}"
+
+    stream = io.StringIO()
+    module.configure(log_format="console", level="info", stream=stream)
+    structlog.get_logger().info("no such schedule", name=FORGED)
+    logging.getLogger("somebody.else").warning("no such %s", FORGED)
+    lines = stream.getvalue().splitlines()
+    try:
+        raise RuntimeError(FORGED)
+    except RuntimeError:
+        structlog.get_logger().exception("it broke")
+    assert FORGED.encode("unicode_escape").decode() in stream.getvalue()
+    assert len(lines) == 2
+    assert all(line.isprintable() and "all is well" in line for line in lines)

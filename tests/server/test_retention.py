@@ -16,19 +16,12 @@ from tenure.v1 import evidence_pb2, runs_pb2
 from tenure_evidence import verify
 from tenure_evidence.audit import LogEntry, audit
 from tenure_server.engine.pruning import Pruning
-from tenure_server.store import sqlite
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def house(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[LiveCoordinator]:
+@pytest.fixture
+async def house(either_url: str, tmp_path: Path) -> AsyncIterator[LiveCoordinator]:
     """A coordinator on each of the databases."""
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
-    store = f"sqlite:///{tmp_path}/tenure.db"
-    if request.param == "postgresql":
-        store = request.getfixturevalue("postgres_url")
-    async with serving(store, tmp_path) as live:
+    async with serving(either_url, tmp_path) as live:
         yield live
 
 

@@ -26,7 +26,6 @@ from tenure_evidence.records import judge
 from tenure_evidence.signing import SigningKeys
 from tenure_server import app, config, signing
 from tenure_server.audit import Finding, audit_store
-from tenure_server.store import sqlite
 from tenure_server.store.database import open_store
 
 
@@ -41,9 +40,8 @@ class Mutation:
 
 
 @pytest.fixture
-async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LiveCoordinator:
+async def house(tmp_path: Path) -> LiveCoordinator:
     """A coordinator on SQLite that has stopped again, and left a file."""
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
     async with serving(f"sqlite:///{tmp_path}/tenure.db", tmp_path) as live:
         for tenant in ("alpha", "beta"):
             await ended_run(live, tenant)
@@ -89,6 +87,21 @@ def audited(folder: Path, chain: Chain) -> list[Finding]:
         return audit_store(store, chain)
     finally:
         store.close()
+
+
+def forget_index(file: Path, name: str, sql: str) -> None:
+    """Changes a table while an index of it is not there, as a disk does that lost some pages."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA writable_schema = on")
+        where = "FROM sqlite_master WHERE name = ?"
+        row = connection.execute(f"SELECT * {where}", (name,)).fetchone()
+        connection.execute(f"DELETE {where}", (name,))
+        connection.commit()
+    change(file, sql)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA writable_schema = on")
+        connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", row)
+        connection.commit()
 
 
 def flipped(data: bytes, place: int) -> bytes:
@@ -199,16 +212,14 @@ def _of_records(rows: Any, draw: random.Random, where: str) -> Iterator[Mutation
             "end_us = coalesce(end_us, 0) + 1",
             "started_by = 'me'",
             "correlation_id = 'me'",
+            "output = x'7b7d'",
             *(["input = x'7b7d'"] if given is not None else []),
         ):
             sql = f"UPDATE workflow_runs SET {what} {where} run_id = ?"
             yield Mutation(f"run: {what}", sql, (run_id,))
 
 
-async def test_a_run_that_was_cancelled_is_good_in_both_audits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
+async def test_a_run_that_was_cancelled_is_good_in_both_audits(tmp_path: Path) -> None:
     async with serving(f"sqlite:///{tmp_path}/tenure.db", tmp_path) as live:
         await ended_run(live, "alpha")
         runs = live.calls("alpha/submitter").runs
@@ -400,3 +411,14 @@ async def test_a_definition_that_was_changed_is_passed_over(
         )
         trial = calls.TryConstitution(constitution_pb2.TryConstitutionRequest(text=text))
         assert [change async for step in trial for change in step.changes] == []
+
+
+async def test_an_index_that_misses_rows_is_found(house: LiveCoordinator, tmp_path: Path) -> None:
+    """No log says anything of it, and what is read by it is not all there is."""
+    chain = SigningKeys.load(tmp_path / "tenure.db.signing-key.json").chain()
+    index = "api_key_tenants_api_key_id"
+    forget_index(database(tmp_path), index, "DELETE FROM api_key_tenants")
+    [finding] = audited(tmp_path, chain)
+    assert finding.tenant_id == ""
+    assert "tenure.db is damaged: " in finding.reason
+    assert index in finding.reason

@@ -29,11 +29,12 @@ from tenure.v1 import (
     constitution_pb2,
     evidence_pb2,
     runs_pb2,
+    schedules_pb2,
     tenants_pb2,
     workflows_pb2,
 )
-from tenure_server.core import records
 from tenure_server.core.evidence import Act
+from tenure_server.core.ledger import records
 
 #: The files of the contract that declare services.
 CONTRACT = (
@@ -41,6 +42,7 @@ CONTRACT = (
     constitution_pb2.DESCRIPTOR,
     evidence_pb2.DESCRIPTOR,
     runs_pb2.DESCRIPTOR,
+    schedules_pb2.DESCRIPTOR,
     tenants_pb2.DESCRIPTOR,
     workflows_pb2.DESCRIPTOR,
 )
@@ -102,6 +104,17 @@ class AccessRule:
         return self.rate is RateClass.WORK
 
 
+@dataclass(frozen=True, slots=True)
+class SeatElsewhere:
+    """A tenant that another coordinator decides for, or nobody."""
+
+    tenant_id: str
+    #: Where its holder is reached; empty where that is not known.
+    address: str = ""
+    #: Whether it is stopped, because its record is broken.
+    stopped: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """Who makes a call, and for which tenants."""
@@ -115,6 +128,8 @@ class Caller:
     rule: AccessRule
     #: What is noted of the call.
     act: Act = field(default_factory=partial(Act, kind=""))
+    #: Tenants of an agent's stream that it is not served here.
+    elsewhere: tuple[SeatElsewhere, ...] = ()
 
     @property
     def is_operator(self) -> bool:

@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from tenure.v1 import agents_pb2, agents_pb2_grpc
 from tenure_server.core import errors
-from tenure_server.core.leases import STOPPED, Lease
+from tenure_server.core.leasing.leases import STOPPED, Lease
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.sessions import AgentSession, Report
 from tenure_server.rpc import access, convert, frames, pages
@@ -46,9 +46,13 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         said = aiter(request_iterator)
         first = await _first(said)
         # After the gates have seen the hello: it is for these tenants only.
-        tenant_ids = access.caller().tenant_ids
+        admitted = access.caller()
         session = self._engine.work.open_session(
-            caller.key, tenant_ids, frames.hello(first.hello), caller.act
+            caller.key,
+            admitted.tenant_ids,
+            frames.hello(first.hello),
+            caller.act,
+            elsewhere=[seat.tenant_id for seat in admitted.elsewhere],
         )
         structlog.contextvars.bind_contextvars(agent=first.hello.agent)
         log.info("agent came", agent_id=session.agent_id, slots=first.hello.slots)
@@ -59,7 +63,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
         try:
             # Not before it is written down that the agent came.
             await self._engine.committed()
-            yield self._welcome(session)
+            yield self._welcome(session, admitted.elsewhere)
             async for outbound in stream.speak():
                 yield outbound
         finally:
@@ -84,6 +88,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
             kinds=frozenset(request.kinds),
             max_leases=request.max_leases or 1,
             wait_us=wait_us,
+            labels=request.labels,
             act=caller.act,
         )
         fitting = frames.fitting(leases)
@@ -143,24 +148,30 @@ class Agents(agents_pb2_grpc.AgentsServicer):
             response.next_page_token = token
         return response
 
-    def _welcome(self, session: AgentSession) -> agents_pb2.WorkResponse:
-        return agents_pb2.WorkResponse(
-            welcome=agents_pb2.Welcome(
-                agent_id=session.agent_id,
-                lease_duration=self._lease_duration(),
-                accept_within=convert.duration(self._engine.settings.accept_us),
-                tenant_ids=session.tenant_ids,
-                root_key=self._root_key,
-                certificates=self._certificates,
-            )
+    def _welcome(
+        self, session: AgentSession, elsewhere: Sequence[access.SeatElsewhere]
+    ) -> agents_pb2.WorkResponse:
+        welcome = agents_pb2.Welcome(
+            agent_id=session.agent_id,
+            lease_duration=self._lease_duration(),
+            accept_within=convert.duration(self._engine.settings.accept_us),
+            tenant_ids=session.tenant_ids,
+            root_key=self._root_key,
+            certificates=self._certificates,
         )
+        for seat in elsewhere:
+            welcome.elsewhere.add(
+                tenant_id=seat.tenant_id, address=seat.address, stopped=seat.stopped
+            )
+        frames.fill_standings(welcome.unnamed, session.unnamed)
+        return agents_pb2.WorkResponse(welcome=welcome)
 
     def _lease_duration(self) -> Duration:
         return convert.duration(self._engine.settings.lease_us)
 
     async def _return(self, caller: access.Caller, leases: Sequence[Lease]) -> None:
         """Gives back what would make an answer too large; no attempt is consumed."""
-        refs = [(lease.run.run_id, lease.task.key, lease.term, lease.token) for lease in leases]
+        refs = [(lease.run.run_id, lease.task_key, lease.term, lease.token) for lease in leases]
         reports = [Report(ref, STOPPED) for ref in refs]
         await self._engine.work.settle_tasks(caller.key, caller.tenant_ids, reports)
 
@@ -187,6 +198,7 @@ class _Stream:
                 if frame.HasField("hello"):
                     raise errors.FieldsInvalid([("hello", "must come in the first message only")])
                 self._hear(frame)
+                await self._session.room()
         except errors.Refusal as refusal:
             self.refusal = refusal
             return

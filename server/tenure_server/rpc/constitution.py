@@ -9,7 +9,7 @@ from typing import Any, cast
 from tenure.v1 import constitution_pb2, constitution_pb2_grpc, verdict_pb2
 from tenure_constitution.laws import Law
 from tenure_server.core import errors
-from tenure_server.core.lifecycle import RunState
+from tenure_server.core.ledger.lifecycle import RunState
 from tenure_server.engine import compliance
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.trials import Change

@@ -1,4 +1,4 @@
-"""Contract to core and back: with `frames` the only module that knows both.
+"""Contract to core and back: with `definitions` and `frames` the only modules that know both.
 
 What comes in is bounded and typed already by the gates; what they cannot see is refused here, with
 the path of the field. Times are whole microseconds below this floor.
@@ -7,223 +7,36 @@ the path of the field. Times are whole microseconds below this floor.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import Value
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from tenure.v1 import access_pb2, payload_pb2, runs_pb2, tenants_pb2, workflows_pb2
-from tenure_server.core import errors, records
-from tenure_server.core.definition import (
-    DEPENDENCIES_MAX,
-    NO_RETRY,
-    TASKS_MAX,
-    Payload,
-    RetryPolicy,
-    WorkflowDefinition,
-    WorkflowTask,
-    payload_problem,
+from tenure.v1 import access_pb2, pauses_pb2, runs_pb2, tenants_pb2, workflows_pb2
+from tenure_server.core.definitions.definition import WorkflowDefinition, WorkflowTask
+from tenure_server.core.definitions.features import (
+    Approval,
+    EventWait,
+    SignalWait,
+    SubWorkflow,
+    Timer,
 )
-from tenure_server.core.lifecycle import Failure, RunState, TaskState
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import Failure, RunState, TaskState
+from tenure_server.rpc.definitions import definition as definition
+from tenure_server.rpc.definitions import definition_message as definition_message
+from tenure_server.rpc.values import SECOND_US as SECOND_US
+from tenure_server.rpc.values import checked_payload as checked_payload
+from tenure_server.rpc.values import duration as duration
+from tenure_server.rpc.values import duration_us as duration_us
+from tenure_server.rpc.values import fill_payload as fill_payload
+from tenure_server.rpc.values import payload as payload
+from tenure_server.rpc.values import timestamp as timestamp
+from tenure_server.rpc.values import timestamp_us as timestamp_us
 
-SECOND_US = 1_000_000
-#: Bounds of the well-known types, in seconds.
-_DURATION_SECONDS_MAX = 315_576_000_000
-_TIMESTAMP_SECONDS_MAX = 253_402_300_799
-#: Up to here a float holds every whole number.
-_WHOLE_MAX = 2**53
 _NO_FAILURE = Failure("")
 
 
-# -- times
-
-
-def timestamp(at_us: int) -> Timestamp:
-    """A time of the core."""
-    seconds, rest = divmod(at_us, SECOND_US)
-    return Timestamp(seconds=seconds, nanos=rest * 1000)
-
-
-def duration(span_us: int) -> Duration:
-    """A span of the core."""
-    seconds, rest = divmod(span_us, SECOND_US)
-    return Duration(seconds=seconds, nanos=rest * 1000)
-
-
-def timestamp_us(message: Timestamp, path: str) -> int:
-    """A time of a request, cut to whole microseconds. Raises FieldsInvalid before 1970."""
-    if not (0 <= message.seconds <= _TIMESTAMP_SECONDS_MAX and 0 <= message.nanos < 10**9):
-        raise errors.FieldsInvalid([(path, "must be a time from 1970 to 9999")])
-    return message.seconds * SECOND_US + message.nanos // 1000
-
-
-def duration_us(message: Duration, path: str) -> int:
-    """A span of a request, cut to whole microseconds. Raises FieldsInvalid for a negative one."""
-    if not (0 <= message.seconds <= _DURATION_SECONDS_MAX and 0 <= message.nanos < 10**9):
-        raise errors.FieldsInvalid([(path, "must be a duration that is not negative")])
-    return message.seconds * SECOND_US + message.nanos // 1000
-
-
-# -- payloads
-
-
-def payload(message: payload_pb2.Payload, path: str) -> Payload | None:
-    """A payload of a request, its size and syntax not yet judged; None where it has no content.
-
-    Raises FieldsInvalid for a value that is no JSON, and a content type that is not printable.
-    """
-    match message.WhichOneof("body"):
-        case "data":
-            if message.content_type:
-                _check_content_type(message.content_type, path)
-            return Payload(message.data, message.content_type)
-        case "value":
-            if message.content_type not in ("", "application/json"):
-                reason = "must be empty or application/json beside a value"
-                raise errors.FieldsInvalid([(f"{path}.content_type", reason)])
-            value = _plain(message.value, f"{path}.value")
-            return Payload(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
-        case _:
-            return None
-
-
-def checked_payload(message: payload_pb2.Payload, path: str) -> Payload | None:
-    """As `payload`, and raises FieldsInvalid when it is too large or does not parse."""
-    found = payload(message, path)
-    if found is not None and (problem := payload_problem(found)):
-        raise errors.FieldsInvalid([(path, problem)])
-    return found
-
-
-def fill_payload(message: payload_pb2.Payload, value: Payload) -> None:
-    """Writes a payload of the core into a message."""
-    message.data = value.data
-    if value.content_type:
-        message.content_type = value.content_type
-
-
-def _check_content_type(text: str, path: str) -> None:
-    if not (text.isascii() and text.isprintable()):
-        raise errors.FieldsInvalid([(f"{path}.content_type", "must be printable ASCII")])
-
-
-def _plain(value: Value, path: str) -> Any:
-    """The JSON of a Value. Whole numbers become integers, which is what people mean by them."""
-    match value.WhichOneof("kind"):
-        case "null_value":
-            return None
-        case "bool_value":
-            return value.bool_value
-        case "string_value":
-            return value.string_value
-        case "number_value":
-            number = value.number_value
-            if number.is_integer() and abs(number) <= _WHOLE_MAX:
-                return int(number)
-            if number - number != 0:  # only NaN and the infinities are not zero here
-                raise errors.FieldsInvalid([(path, "is not a number that JSON has")])
-            return number
-        case "list_value":
-            return [
-                _plain(item, f"{path}[{index}]")
-                for index, item in enumerate(value.list_value.values)
-            ]
-        case "struct_value":
-            fields = value.struct_value.fields
-            return {name: _plain(fields[name], f"{path}.{name}") for name in fields}
-        case _:
-            raise errors.FieldsInvalid([(path, "has no kind")])
-
-
-# -- definitions
-
-
-def definition(message: workflows_pb2.WorkflowDefinition) -> WorkflowDefinition:
-    """A definition of a request; what the core's own check judges is left to it.
-
-    Raises FieldsInvalid at once for one over the limits, before it costs anything.
-    """
-    if len(message.tasks) > TASKS_MAX:
-        reason = f"has {len(message.tasks)} tasks, at most {TASKS_MAX}"
-        raise errors.FieldsInvalid([("definition.tasks", reason)])
-    dependencies = sum(len(task.depends_on) for task in message.tasks)
-    if dependencies > DEPENDENCIES_MAX:
-        reason = f"have {dependencies} dependencies, at most {DEPENDENCIES_MAX}"
-        raise errors.FieldsInvalid([("definition.tasks", reason)])
-    return WorkflowDefinition(
-        name=message.name,
-        description=message.description,
-        max_leases=message.max_leases,
-        labels=dict(message.labels),
-        dimensions=dict(message.dimensions),
-        tasks=tuple(
-            _task(task, f"definition.tasks[{index}]") for index, task in enumerate(message.tasks)
-        ),
-    )
-
-
-def _task(message: workflows_pb2.WorkflowTask, path: str) -> WorkflowTask:
-    timeout_us = None
-    if message.HasField("attempt_timeout"):
-        timeout_us = duration_us(message.attempt_timeout, f"{path}.attempt_timeout")
-    return WorkflowTask(
-        key=message.key,
-        kind=message.kind,
-        depends_on=tuple(message.depends_on),
-        input=payload(message.input, f"{path}.input") if message.HasField("input") else None,
-        retry=_retry(message.retry, f"{path}.retry") if message.HasField("retry") else NO_RETRY,
-        attempt_timeout_us=timeout_us,
-        priority=message.priority,
-    )
-
-
-def _retry(message: workflows_pb2.RetryPolicy, path: str) -> RetryPolicy:
-    initial_us, max_us = NO_RETRY.initial_delay_us, NO_RETRY.max_delay_us
-    if message.HasField("initial_delay"):
-        initial_us = duration_us(message.initial_delay, f"{path}.initial_delay")
-    if message.HasField("max_delay"):
-        max_us = duration_us(message.max_delay, f"{path}.max_delay")
-    return RetryPolicy(
-        max_attempts=message.max_attempts or NO_RETRY.max_attempts,
-        initial_delay_us=initial_us,
-        max_delay_us=max_us,
-        multiplier=message.multiplier or NO_RETRY.multiplier,
-        jitter=message.jitter if message.HasField("jitter") else NO_RETRY.jitter,
-        non_retryable_codes=tuple(message.non_retryable_codes),
-    )
-
-
-def definition_message(value: WorkflowDefinition) -> workflows_pb2.WorkflowDefinition:
-    """A definition of the core."""
-    message = workflows_pb2.WorkflowDefinition(
-        name=value.name,
-        description=value.description,
-        max_leases=value.max_leases,
-        labels=value.labels,
-        dimensions=value.dimensions,
-    )
-    for task in value.tasks:
-        part = message.tasks.add(
-            key=task.key, kind=task.kind, depends_on=task.depends_on, priority=task.priority
-        )
-        if task.input is not None:
-            fill_payload(part.input, task.input)
-        if task.attempt_timeout_us is not None:
-            part.attempt_timeout.CopyFrom(duration(task.attempt_timeout_us))
-        if task.retry != NO_RETRY:
-            _fill_retry(part.retry, task.retry)
-    return message
-
-
-def _fill_retry(message: workflows_pb2.RetryPolicy, value: RetryPolicy) -> None:
-    message.max_attempts = value.max_attempts
-    message.initial_delay.CopyFrom(duration(value.initial_delay_us))
-    message.max_delay.CopyFrom(duration(value.max_delay_us))
-    message.multiplier = value.multiplier
-    message.jitter = value.jitter
-    message.non_retryable_codes.extend(value.non_retryable_codes)
+# -- workflows
 
 
 def workflow_message(
@@ -242,6 +55,13 @@ def workflow_message(
     if content is not None:
         message.definition.CopyFrom(definition_message(content))
     return message
+
+
+def pause_message(value: records.Pause) -> pauses_pb2.Pause:
+    """Why a workflow or a tenant is paused."""
+    return pauses_pb2.Pause(
+        reason=value.reason, pause_time=timestamp(value.pause_us), paused_by=value.paused_by
+    )
 
 
 # -- tenants and keys
@@ -305,23 +125,46 @@ def run_message(
             failed=counts.failed,
             upstream_failed=counts.upstream_failed,
             cancelled=counts.cancelled,
+            skipped=counts.skipped,
+            active=counts.active,
         ),
         correlation_id=value.correlation_id,
         started_by=value.started_by,
         reason=value.reason,
+        parent_run_id=value.parent_run_id,
+        parent_task_key=value.parent_task,
     )
     if value.start_us is not None:
         message.start_time.CopyFrom(timestamp(value.start_us))
     if value.end_us is not None:
         message.end_time.CopyFrom(timestamp(value.end_us))
+    if value.deadline_us is not None:
+        message.deadline_time.CopyFrom(timestamp(value.deadline_us))
+    if with_input and value.detail is not None:
+        for one in records.earlier_versions(orjson.loads(value.detail)):
+            message.earlier_versions.add(
+                workflow_version=one.version,
+                workflow_digest=one.digest,
+                until_sequence=one.until_sequence,
+                until_time=timestamp(one.until_us),
+            )
     if with_input and value.input is not None:
         fill_payload(message.input, value.input)
+    if with_input and value.output is not None:
+        fill_payload(message.output, value.output)
     return message
+
+
+class Node(NamedTuple):
+    """A task of a run: items of a list have keys of their own and share a declaration."""
+
+    key: str
+    task: WorkflowTask
 
 
 def task_message(
     run_id: str,
-    node: WorkflowTask,
+    node: Node,
     state: TaskState,
     row: records.Task | None,
     *,
@@ -332,9 +175,9 @@ def task_message(
     message = runs_pb2.Task(
         run_id=run_id,
         key=node.key,
-        kind=node.kind,
+        kind=node.task.kind,
         state=cast("runs_pb2.TaskState.ValueType", int(state)),
-        depends_on=node.depends_on,
+        depends_on=node.task.depends_on,
     )
     if row is None:
         return message
@@ -349,11 +192,35 @@ def task_message(
         message.retry_time.CopyFrom(timestamp(row.retry_us))
     if row.failure is not None and row.failure != _NO_FAILURE:
         message.failure.CopyFrom(_failure_message(row.failure))
+    if row.detail is not None:
+        _fill_wait(message, node.task, orjson.loads(row.detail), state)
     if progress is not None and state is TaskState.LEASED:
         message.progress, message.progress_message = progress
     if with_output and row.output is not None:
         fill_payload(message.output, row.output)
     return message
+
+
+def _fill_wait(
+    message: runs_pb2.Task, task: WorkflowTask, detail: dict[str, Any], state: TaskState
+) -> None:
+    """Says what a task waits for, until when, and which run it is."""
+    message.child_run_id = detail.get("child", "")
+    if state is not TaskState.ACTIVE:
+        return
+    match task.wait:
+        case Timer():
+            message.waits_for = "timer"
+        case SignalWait(name=name):
+            message.waits_for = f"signal {name}"
+        case EventWait(name=name):
+            message.waits_for = f"event {name} {detail.get('key', '')}".rstrip()
+        case SubWorkflow(name=name):
+            message.waits_for = f"workflow {name}"
+        case Approval(question=question):
+            message.waits_for = question or "approval"
+    if detail.get("due") is not None:
+        message.due_time.CopyFrom(timestamp(detail["due"]))
 
 
 def _failure_message(value: Failure) -> runs_pb2.Failure:

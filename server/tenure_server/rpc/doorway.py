@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import grpc
@@ -21,7 +21,9 @@ from tenure_evidence.canonical import digest_text
 from tenure_server.core import errors
 from tenure_server.core.evidence import Act
 from tenure_server.rpc import access, sizes, status
-from tenure_server.rpc.gates import CORRELATION_HEADER, Call, Chain, Desk
+from tenure_server.rpc.calls import Call, Desk
+from tenure_server.rpc.gates import CORRELATION_HEADER, Chain
+from tenure_server.rpc.turns import Turns
 from tenure_server.store.errors import StoreFailed
 
 #: How often a stream's key is looked at between messages: the net under `Streams.end`.
@@ -95,25 +97,35 @@ class _Timer:
         self._handle.cancel()
 
 
-class Doorway(grpc.aio.ServerInterceptor):
-    """The interceptor before all handlers. `open` it before the server starts."""
+class Doorway(grpc.GenericRpcHandler):
+    """The one handler that gRPC knows of, before all others. `open` it before the server starts.
+
+    The code that is generated takes it for the server, and gives it the handlers. No method is
+    registered: gRPC waits for each that is by itself, and anew for all of them with every call that
+    comes, so that what a call costs would grow with the contract.
+    """
 
     def __init__(self) -> None:
+        self._handlers: list[grpc.GenericRpcHandler] = []
         self._passages: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._turns = Turns()
         self._chain: Chain | None = None
         self._streams: Streams | None = None
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Takes the handlers of a service."""
+        self._handlers += handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Takes nothing: they were given as generic ones already."""
 
     def open(self, chain: Chain, streams: Streams) -> None:
         """Says which gates to pass. Until then every call is refused."""
         self._chain = chain
         self._streams = streams
 
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """Gives the handler of a method with the gates before it."""
         method = handler_call_details.method
@@ -122,14 +134,15 @@ class Doorway(grpc.aio.ServerInterceptor):
             return passage
         if self._chain is None or self._streams is None:
             return _refuse_all(errors.Stopping("the coordinator is not open yet"))
-        handler: Any = await continuation(handler_call_details)
+        found = (one.service(handler_call_details) for one in self._handlers)
+        handler: Any = next((one for one in found if one is not None), None)
         if handler is None:
             return _refuse_all(status.MethodUnknown(f"no such method: {method}"))
         rule = self._chain.rules.get(method)
         if rule is None:
             log.error("a served method has no access rule", method=method)
             return _refuse_all(status.Internal("no access rule"))
-        passage = _Passage(self._chain, self._streams, rule, handler).wrapped()
+        passage = _Passage(self._chain, self._streams, self._turns, rule, handler).wrapped()
         self._passages[method] = passage
         return passage
 
@@ -138,10 +151,16 @@ class _Passage:
     """The way of one method: gates, handler, answer."""
 
     def __init__(
-        self, chain: Chain, streams: Streams, rule: access.AccessRule, handler: Any
+        self,
+        chain: Chain,
+        streams: Streams,
+        turns: Turns,
+        rule: access.AccessRule,
+        handler: Any,
     ) -> None:
         self._chain = chain
         self._streams = streams
+        self._turns = turns
         self._rule = rule
         self._handler = handler
         self._parse: Callable[[bytes], Message] = handler.request_deserializer
@@ -169,15 +188,27 @@ class _Passage:
                 )
 
     async def _unary_unary(self, raw: bytes, context: Context) -> Any:
-        async def act(call: Call) -> Any:
+        async def serve(call: Call) -> Any:
             answer = await self._handler.unary_unary(await self._admit(call, raw), context)
             await self._record(call)
             return answer
+
+        async def act(call: Call) -> Any:
+            # Agents may wait long for work, and keep nobody else from theirs.
+            if call.key is None or self._rule.all_tenants:
+                return await serve(call)
+            async with self._turns.turn(_line_of(call), len(raw)):
+                self._chain.check_open(call)
+                return await serve(call)
 
         return await self._conduct(context, act)
 
     async def _unary_stream(self, raw: bytes, context: Context) -> None:
         async def act(call: Call) -> None:
+            with self._turns.stream(_line_of(call)):
+                await pour(call)
+
+        async def pour(call: Call) -> None:
             request = await self._admit(call, raw)
             async with self._streams.watched(call):
                 await self._pour(call, self._handler.unary_stream(request, context), context)
@@ -197,6 +228,10 @@ class _Passage:
     async def _stream_stream(self, frames: AsyncIterator[bytes], context: Context) -> None:
         async def act(call: Call) -> None:
             call.inbound_stream = True
+            with self._turns.stream(_line_of(call)):
+                await converse(call)
+
+        async def converse(call: Call) -> None:
             async with self._streams.watched(call):
                 responses = self._handler.stream_stream(self._inbound(call, frames), context)
                 await self._pour(call, responses, context)
@@ -229,6 +264,10 @@ class _Passage:
             _take_back_cancellation()
         except (grpc.aio.AbortError, grpc.aio.UsageError):
             raise
+        except grpc.aio.InternalError as error:
+            # The line is broken, so nobody is there to be told anything.
+            log.info("the caller left in the middle of an answer")
+            raise asyncio.CancelledError from error
         except StoreFailed as error:
             log.error("the store could not be read", error=str(error))
             refusal = errors.StoreUnavailable("the store cannot be read now; nothing was changed")
@@ -326,6 +365,11 @@ class _Passage:
     async def _inbound(self, call: Call, frames: AsyncIterator[bytes]) -> AsyncIterator[Message]:
         async for raw in frames:
             yield await self._admit(call, raw)
+
+
+def _line_of(call: Call) -> str:
+    """Where a call stands in line: with its tenant, or with its key where it chose none."""
+    return call.tenant_id or (call.key.api_key_id if call.key is not None else "")
 
 
 def _take_back_cancellation() -> None:

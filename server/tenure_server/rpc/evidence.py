@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from tenure.v1 import evidence_pb2, evidence_pb2_grpc
 from tenure_evidence import tree
-from tenure_server.core import errors, records
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
 from tenure_server.engine import bundles
 from tenure_server.engine.engine import Engine
 from tenure_server.rpc import access, convert, pages
@@ -20,6 +22,8 @@ from tenure_server.store.evidence_reads import EvidenceReads, Wanted
 CHUNK_BYTES = 1 << 20
 #: The most that one message of entries holds, unless one entry alone is larger.
 MESSAGE_BYTES = 8 << 20
+#: How many exports of one tenant may be under way. Each holds its bundle until all is read.
+EXPORTS_MAX = 8
 _SIZE_MAX = (1 << 53) - 1
 
 
@@ -29,6 +33,7 @@ class Evidence(evidence_pb2_grpc.EvidenceServicer):
     def __init__(self, engine: Engine, store: Store) -> None:
         self._engine = engine
         self._store = store
+        self._exports: Counter[str] = Counter()
 
     async def ListEntries(
         self, request: evidence_pb2.ListEntriesRequest, context: Context
@@ -122,13 +127,14 @@ class Evidence(evidence_pb2_grpc.EvidenceServicer):
         self, request: evidence_pb2.ExportRunRequest, context: Context
     ) -> AsyncIterator[evidence_pb2.ExportRunResponse]:
         """Exports a run as a bundle, in pieces."""
-        logbook = self._engine.logbook
-        checkpoint = await logbook.checkpoint(access.caller().tenant_id)
-        made = await self._engine.read(
-            bundles.of_run, self._store, logbook.notary.keys, checkpoint, request.run_id
-        )
-        for begin in range(0, len(made), CHUNK_BYTES):
-            yield evidence_pb2.ExportRunResponse(chunk=made[begin : begin + CHUNK_BYTES])
+        logbook, tenant_id = self._engine.logbook, access.caller().tenant_id
+        with self._exporting(tenant_id):
+            checkpoint = await logbook.checkpoint(tenant_id)
+            made = await self._engine.read_long(
+                bundles.of_run, self._store, logbook.notary.keys, checkpoint, request.run_id
+            )
+            for begin in range(0, len(made), CHUNK_BYTES):
+                yield evidence_pb2.ExportRunResponse(chunk=made[begin : begin + CHUNK_BYTES])
 
     async def WatchEntries(
         self, request: evidence_pb2.WatchEntriesRequest, context: Context
@@ -150,6 +156,21 @@ class Evidence(evidence_pb2_grpc.EvidenceServicer):
         return evidence_pb2.GetSigningKeysResponse(
             root_key=keys.root_key, certificates=keys.certificates
         )
+
+    @contextlib.contextmanager
+    def _exporting(self, tenant_id: str) -> Iterator[None]:
+        """Counts an export while it is under way. Raises Overloaded."""
+        if self._exports[tenant_id] >= EXPORTS_MAX:
+            raise errors.Overloaded(
+                f"{EXPORTS_MAX} exports of the tenant are under way already", subject="exports"
+            )
+        self._exports[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._exports[tenant_id] -= 1
+            if not self._exports[tenant_id]:
+                del self._exports[tenant_id]
 
     def _reads(self, caller: access.Caller) -> EvidenceReads:
         # Empty for an operator, whom the gates let in without a tenant.

@@ -8,17 +8,19 @@ data that it would grow past `FRAME_BYTES`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import cast
 
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from tenure.v1 import agents_pb2, payload_pb2
-from tenure_server.core import errors, ids, records
-from tenure_server.core.definition import Payload
+from tenure_server.core import errors, ids
+from tenure_server.core.definitions.definition import Payload
 from tenure_server.core.evidence import Draft
-from tenure_server.core.leases import STOPPED, Lease, Stopped, Success
-from tenure_server.core.lifecycle import Failure
-from tenure_server.core.runs import LiveRun
+from tenure_server.core.leasing.leases import STOPPED, Lease, Stopped, Success
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import Failure
+from tenure_server.core.runs.live import LiveRun
 from tenure_server.engine.sessions import (
     AgentSession,
     Cancellation,
@@ -39,6 +41,9 @@ _LEASE_BYTES = 256
 _HASH_BYTES = 32
 # Signature and key hash of a mandate, and what frames its fields.
 _MANDATE_BYTES = 96
+# What frames an item of several leases there, and each of its tasks.
+_SHARED_BYTES = 16
+_TASK_BYTES = 3
 _SUCCESS = Success()
 
 Outcomes = RepeatedCompositeFieldContainer[agents_pb2.Outcome]
@@ -57,6 +62,8 @@ def hello(message: agents_pb2.Hello) -> Hello:
         slots=message.slots,
         labels=dict(message.labels),
         held=[ref(item) for item in message.held],
+        several=message.several,
+        wants_mandates=not message.without_mandates,
     )
 
 
@@ -92,6 +99,8 @@ def hear(session: AgentSession, frame: agents_pb2.WorkRequest) -> None:
             session.settle_all(ends)
         for lease in frame.returns:
             session.give_back(lease.run_id, lease.task_key, lease.term, lease.token)
+    if frame.withdraw:
+        session.withdraw(frame.withdraw)
     if frame.draining:
         session.drain()
     elif frame.credits:
@@ -107,7 +116,7 @@ def _kind(frame: agents_pb2.WorkRequest) -> str:
 
 def _tenants_named(session: AgentSession, frame: agents_pb2.WorkRequest) -> Sequence[str]:
     """The tenants whose runs a frame speaks of: what does not count is written down there too."""
-    if len(session.tenant_ids) == 1:
+    if len(session.tenant_ids) == 1 and not session.elsewhere:
         return session.tenant_ids
     refs = {result.lease.run_id for result in frame.results}
     refs.update(lease.run_id for lease in frame.returns)
@@ -161,6 +170,9 @@ def _storable(text: str) -> str:
 def frames(outbound: Outbound) -> Iterator[agents_pb2.WorkResponse]:
     """Everything that is due, in as few frames as the size allows."""
     frame = agents_pb2.WorkResponse(draining=outbound.draining)
+    last = agents_pb2.WorkResponse(withdrawn=outbound.withdrawn)
+    if outbound.wanted is not None:
+        last.wanted.credits, last.wanted.weight = outbound.wanted
     fill_outcomes(frame.outcomes, outbound.outcomes)
     fill_standings(frame.standings, outbound.standings)
     _fill_cancellations(frame, outbound.cancellations)
@@ -170,7 +182,10 @@ def frames(outbound: Outbound) -> Iterator[agents_pb2.WorkResponse]:
         yield frame
         frame = agents_pb2.WorkResponse()
     if not outbound.leases:
+        frame.MergeFrom(last)
         yield frame
+    elif last.ListFields():
+        yield last
 
 
 def fitting(leases: Sequence[Lease]) -> int:
@@ -187,7 +202,7 @@ class Mandates:
         self._made: dict[Draft, tuple[agents_pb2.Mandate, dict[int, int]]] = {}
 
     def of(self, grant: Draft) -> tuple[agents_pb2.Mandate, dict[int, int]]:
-        """The mandate of an act, and for each of its events the place among its items."""
+        """The mandate of an act, and for each of its events the place of its item."""
         made = self._made.get(grant)
         if made is None:
             mandate = agents_pb2.Mandate(
@@ -196,7 +211,11 @@ class Mandates:
                 key_hash=grant.key_hash,
                 leaf_hashes=b"".join(grant.leaf_hashes),
             )
-            places = {event: place for place, event in enumerate(grant.events)}
+            places, events = dict[int, int](), iter(grant.events)
+            for place, tasks in enumerate(grant.item_tasks):
+                places |= dict.fromkeys(islice(events, len(tasks)), place)
+                if len(tasks) > 1:
+                    mandate.shared.add(position=place, tasks=tasks)
             made = self._made[grant] = (mandate, places)
         return made
 
@@ -220,7 +239,7 @@ def fill_batch(
             number, places = _mandate(batch, grant, numbers, mandates)
         message = batch.leases.add(
             run_id=run.run_id,
-            task_key=task.key,
+            task_key=lease.task_key,
             term=lease.term,
             token=lease.token,
             kind=task.kind,
@@ -230,8 +249,8 @@ def fill_batch(
             grant_us=lease.grant_us,
             grant_sequence=lease.grant_sequence,
         )
-        if task.input is not None:
-            convert.fill_payload(message.input, task.input)
+        if lease.input is not None:
+            convert.fill_payload(message.input, lease.input)
         if lease.upstream:
             _fill_upstream(message, lease.upstream)
         if task.attempt_timeout_us is not None:
@@ -329,8 +348,8 @@ def _split(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
     described: set[str | Draft] = set()
     for index, lease in enumerate(leases):
         weight = _LEASE_BYTES
-        if lease.task.input is not None:
-            weight += len(lease.task.input.data)
+        if lease.input is not None:
+            weight += len(lease.input.data)
         if lease.upstream:
             weight += sum(len(key) * 4 + len(p.data) for key, p in lease.upstream.items())
         if lease.checkpoint is not None:
@@ -363,4 +382,8 @@ def _context_bytes(run: LiveRun) -> int:
 def _mandate_bytes(grant: Draft) -> int:
     if not grant.signature:
         return 0
-    return len(grant.entry) + _HASH_BYTES * len(grant.leaf_hashes) + _MANDATE_BYTES
+    size = len(grant.entry) + _HASH_BYTES * len(grant.leaf_hashes) + _MANDATE_BYTES
+    for tasks in grant.item_tasks:
+        if len(tasks) > 1:
+            size += _SHARED_BYTES + sum(_TASK_BYTES + len(task) * 4 for task in tasks)
+    return size

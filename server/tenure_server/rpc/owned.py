@@ -30,6 +30,11 @@ class Owned(enum.IntEnum):
     API_KEY = 3
     AGENT = 4
     WORKFLOW = 5
+    SCHEDULE = 6
+
+
+#: What has a name that means something only inside one tenant: anybody may name it.
+BY_NAME = frozenset({Owned.WORKFLOW, Owned.SCHEDULE})
 
 
 #: A marked field that is set: its path without indexes, what it names, and the value.

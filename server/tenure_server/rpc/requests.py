@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from tenure_server.core import records
+from tenure_server.core.ledger import records
 
 
 def repeatable(message: Any, method: str) -> records.Request | None:

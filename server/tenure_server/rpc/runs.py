@@ -4,42 +4,57 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from tenure.v1 import runs_pb2, runs_pb2_grpc
-from tenure_server.core import errors, records, view
-from tenure_server.core.lifecycle import RUN_ENDED, RunState, TaskState
+from tenure_server.core import errors
+from tenure_server.core.definitions.payloads import PAYLOAD_BYTES_MAX, Payload
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import RUN_ENDED, RunState, TaskState
+from tenure_server.core.runs import extensions, run_data, view
+from tenure_server.core.runs.extensions import Shape
+from tenure_server.core.seeing.side_by_side import Side, compare
+from tenure_server.engine.bulk import Verb
 from tenure_server.engine.engine import Engine
-from tenure_server.engine.registry import KnownWorkflow
-from tenure_server.rpc import access, convert, pages, sizes, verdicts
+from tenure_server.rpc import access, convert, pages, seeing, sizes, verdicts
 from tenure_server.rpc.doorway import Context
 from tenure_server.rpc.requests import repeatable
+from tenure_server.rpc.run_changes import RunChanges
+from tenure_server.rpc.run_waits import RunWaits
 from tenure_server.store.database import Store
+from tenure_server.store.evidence_reads import EvidenceReads
 from tenure_server.store.reads import TenantReads
+from tenure_server.store.run_search import RunSearch
 
 #: Starting one run means the same alone and in a batch: a request id is good for both.
 START_METHOD = "/tenure.v1.Runs/StartRun"
 #: The most events in one message of a watched run.
 WATCH_EVENTS_MAX = 1000
 _ROWS_AT_ONCE = 5000
+#: With more last tasks, a run has no output that nobody declared.
+_ENDS_MAX = 64
+#: Runs with more tasks are compared in a thread: it takes longer than others should wait.
+_TASKS_BESIDE_THE_LOOP = 500
+_MOVED = "the run was moved to another version while it was read; ask again"
 
 
 class _RunTasks(NamedTuple):
     """A run with what is known of its tasks."""
 
     run: records.Run
-    known: KnownWorkflow
+    shape: Shape
     #: The tasks that have a row, by number.
     rows: dict[int, records.Task]
     states: Sequence[TaskState]
 
 
-class Runs(runs_pb2_grpc.RunsServicer):
+class Runs(RunChanges, RunWaits, runs_pb2_grpc.RunsServicer):
     """Converts, asks, converts."""
 
     def __init__(self, engine: Engine, store: Store) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._store = store
 
     async def StartRun(
@@ -68,31 +83,89 @@ class Runs(runs_pb2_grpc.RunsServicer):
         tenant_id = access.caller().tenant_id
         run = await self._run(tenant_id, request.run_id)
         [(run, counts)] = await self._counted(tenant_id, [run])
+        if run.state is RunState.SUCCEEDED and run.output is None:
+            run = replace(run, output=await self._output_of_ends(run))
         return runs_pb2.GetRunResponse(run=convert.run_message(run, counts, with_input=True))
 
     async def ListRuns(
         self, request: runs_pb2.ListRunsRequest, context: Context
     ) -> runs_pb2.ListRunsResponse:
-        """Lists runs, the newest first."""
+        """Lists the runs that are wanted."""
         caller = access.caller()
-        limit = pages.limit(request)
         cursor = pages.read(caller, request)
-        before = None if cursor is None else (int(cursor[0]), str(cursor[1]))
-        states = [RunState(state) for state in request.states]
-        reads = TenantReads(self._store, caller.tenant_id)
-        found = await self._engine.read(
-            lambda: reads.runs(request.workflow or None, states, before, limit + 1)
-        )
+        after = None if cursor is None else (int(cursor[0]), str(cursor[1]))
+        wanted, limit = seeing.list_filter(request), pages.limit(request)
         response = runs_pb2.ListRunsResponse()
-        if any(run.state not in RUN_ENDED for run in found):
+        if wanted is None:
+            return response
+        oldest_first = request.order == runs_pb2.RUN_ORDER_OLDEST_FIRST
+        search = RunSearch(self._store, caller.tenant_id)
+        found = await self._engine.read(
+            lambda: search.page(wanted, after, limit, oldest_first=oldest_first)
+        )
+        if any(run.state not in RUN_ENDED for run in found.runs):
             # Only the seat's holder counts the tasks of many open runs without reading them all.
             self._engine.check_seat(caller.tenant_id)
-        for run, counts in await self._counted(caller.tenant_id, found[:limit]):
+        for run, counts in await self._counted(caller.tenant_id, found.runs):
             response.runs.append(convert.run_message(run, counts))
-        if len(found) > limit:
-            last = found[limit - 1]
-            token = pages.issue(caller, request, [last.create_us, last.run_id])
-            response.next_page_token = token
+        if found.next_after is not None:
+            response.next_page_token = pages.issue(caller, request, list(found.next_after))
+        return response
+
+    async def CountRuns(
+        self, request: runs_pb2.CountRunsRequest, context: Context
+    ) -> runs_pb2.CountRunsResponse:
+        """Counts the runs that are wanted, by state."""
+        wanted = seeing.run_filter(request.filter)
+        search = RunSearch(self._store, access.caller().tenant_id)
+        return seeing.count_message(await self._engine.read(lambda: search.count(wanted)))
+
+    async def CompareRuns(
+        self, request: runs_pb2.CompareRunsRequest, context: Context
+    ) -> runs_pb2.CompareRunsResponse:
+        """Lays two runs side by side."""
+        tenant_id = access.caller().tenant_id
+        left = await self._side(tenant_id, request.left_run_id)
+        right = await self._side(tenant_id, request.right_run_id)
+
+        def work() -> runs_pb2.CompareRunsResponse:
+            found = compare(left, right)
+            only = request.differing_only
+            return seeing.comparison_message(found, left, right, differing_only=only)
+
+        large = len(left.states) + len(right.states) > _TASKS_BESIDE_THE_LOOP
+        response = await sizes.beside_the_loop(large, work)
+        for side, message in ((left, response.left), (right, response.right)):
+            message.CopyFrom(convert.run_message(side.run, view.counts(side.states)))
+        return response
+
+    async def ChangeRuns(
+        self, request: runs_pb2.ChangeRunsRequest, context: Context
+    ) -> AsyncIterator[runs_pb2.ChangeRunsResponse]:
+        """Does the same to many runs, and tells how far it is."""
+        caller = access.caller()
+        wish = seeing.wish(request, repeatable(request, caller.rule.method))
+        if wish.verb is Verb.CLOSE and records.Role.TENANT_ADMIN not in caller.key.roles:
+            raise errors.RoleMissing("only a tenant admin closes runs", roles="tenant_admin")
+        self._engine.check_seat(caller.tenant_id)
+        steps: Any = self._engine.bulk.change(caller.origin, wish)
+        async with contextlib.aclosing(steps):
+            async for progress in steps:
+                yield seeing.progress_message(progress)
+
+    async def ExplainRun(
+        self, request: runs_pb2.ExplainRunRequest, context: Context
+    ) -> runs_pb2.ExplainRunResponse:
+        """Says why tasks of a run do not run."""
+        caller = access.caller()
+        limit = pages.limit(request)
+        (after,) = pages.read(caller, request) or (-1,)
+        found = await self._engine.explain(
+            caller.tenant_id, request.run_id, request.task_keys, int(after), limit
+        )
+        response = seeing.explanation_message(found)
+        if found.next_after is not None:
+            response.next_page_token = pages.issue(caller, request, [found.next_after])
         return response
 
     async def GetTask(
@@ -103,24 +176,25 @@ class Runs(runs_pb2_grpc.RunsServicer):
         reads = TenantReads(self._store, tenant_id)
         run = await self._run(tenant_id, request.run_id)
         known = await self._engine.workflows.by_digest(tenant_id, run.workflow_digest)
-        index = known.graph.index.get(request.task_key)
+        shape = extensions.shape_of(known.definition, known.graph, run.detail)
+        index = shape.graph.index.get(request.task_key)
         if index is None:
             raise errors.NotFound("task", request.task_key)
-        upstream = known.graph.upstream[index]
 
         def read() -> tuple[records.Task | None, TaskState]:
             row = reads.task(run.run_id, index)
-            if row is not None:
-                return row, row.state
-            done = all(
-                (before := reads.task(run.run_id, number)) is not None
-                and before.state is TaskState.SUCCEEDED
-                for number in upstream
-            )
-            return None, TaskState.READY if done else TaskState.WAITING
+            rows = {} if row is None else {index: row.state}
+            for number in shape.graph.upstream[index]:
+                if (before := reads.task(run.run_id, number)) is not None:
+                    rows[number] = before.state
+            _check_unmoved(reads, run)
+            return row, view.state_of(shape, index, rows)
 
         row, state = await self._engine.read(read)
-        node = known.definition.tasks[index]
+        if index >= shape.planned:
+            # Whether an item is ready depends on the others of its list.
+            state = (await self._run_tasks(tenant_id, run.run_id)).states[index]
+        node = convert.Node(request.task_key, shape.tasks[index])
         progress = self._engine.work.progress(tenant_id, run.run_id, index)
         task = convert.task_message(
             run.run_id, node, state, row, progress=progress, with_output=True
@@ -143,7 +217,8 @@ class Runs(runs_pb2_grpc.RunsServicer):
         ]
         response = runs_pb2.ListTasksResponse()
         for index in chosen[:limit]:
-            node, state = found.known.definition.tasks[index], found.states[index]
+            node = convert.Node(found.shape.graph.keys[index], found.shape.tasks[index])
+            state = found.states[index]
             row = found.rows.get(index)
             progress = self._engine.work.progress(caller.tenant_id, found.run.run_id, index)
             message = convert.task_message(found.run.run_id, node, state, row, progress=progress)
@@ -191,13 +266,45 @@ class Runs(runs_pb2_grpc.RunsServicer):
     ) -> runs_pb2.CancelRunResponse:
         """Cancels a run."""
         caller = access.caller()
-        state = await self._engine.cancel_run(
+        state = await self._engine.operations.cancel(
             caller.origin,
             request.run_id,
             request.reason,
             repeatable(request, caller.rule.method),
         )
         return runs_pb2.CancelRunResponse(state=convert.run_state(state))
+
+    async def _side(self, tenant_id: str, run_id: str) -> Side:
+        """A run to be laid beside another. Raises NotFound."""
+        found = await self._run_tasks(tenant_id, run_id)
+        given = found.run.input
+        if given is not None:
+            digest = f"sha256:{given.digest().hex()}"
+        else:
+            evidence = EvidenceReads(self._store, tenant_id)
+            digest = await self._engine.read(lambda: evidence.input_digest(run_id))
+        return Side(found.run, digest, found.shape, found.states, found.rows)
+
+    async def _output_of_ends(self, run: records.Run) -> Payload | None:
+        """The outputs of a run's last tasks, when its definition says nothing of an output."""
+        known = await self._engine.workflows.by_digest(run.tenant_id, run.workflow_digest)
+        definition, downstream = known.definition, known.graph.downstream
+        ends = [] if definition.output else run_data.ends_of(definition, downstream)
+        if not ends or len(ends) > _ENDS_MAX:
+            return None
+        reads = TenantReads(self._store, run.tenant_id)
+
+        def read() -> Payload | None:
+            outputs: dict[int, Payload] = {}
+            size = 0
+            for index in ends:
+                outputs |= reads.outputs(run.run_id, [index])
+                size += len(outputs[index].data) if index in outputs else 0
+                if size > PAYLOAD_BYTES_MAX:
+                    return None
+            return run_data.output_of_ends(definition, downstream, outputs) if outputs else None
+
+        return await self._engine.read(read)
 
     async def _run(self, tenant_id: str, run_id: str) -> records.Run:
         run = await self._engine.read(lambda: TenantReads(self._store, tenant_id).run(run_id))
@@ -241,8 +348,19 @@ class Runs(runs_pb2_grpc.RunsServicer):
         if run is None:
             raise errors.NotFound("run", run_id)
         known = await self._engine.workflows.by_digest(tenant_id, run.workflow_digest)
-        states = view.task_states(known.graph, {index: task.state for index, task in rows.items()})
-        return _RunTasks(run, known, rows, states)
+        shape = extensions.shape_of(known.definition, known.graph, run.detail)
+        keys = shape.graph.keys
+        if any(number >= len(keys) or keys[number] != row.task_key for number, row in rows.items()):
+            raise errors.RunChanged(_MOVED)
+        states = view.task_states(shape, {index: task.state for index, task in rows.items()})
+        return _RunTasks(run, shape, rows, states)
+
+
+def _check_unmoved(reads: TenantReads, run: records.Run) -> None:
+    """Raises RunChanged when a run was moved since it was read: its tasks are renumbered."""
+    now = reads.run(run.run_id)
+    if now is not None and now.workflow_digest != run.workflow_digest:
+        raise errors.RunChanged(_MOVED)
 
 
 def _starts(message: runs_pb2.BatchStartRunsRequest) -> list[records.StartRun]:
@@ -282,4 +400,6 @@ def _final_counts(run: records.Run) -> records.Counts:
         failed=run.failed,
         upstream_failed=run.upstream_failed,
         cancelled=run.cancelled,
+        skipped=run.skipped,
+        active=0,
     )

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from buf.validate import validate_pb2
 from tenure.v1 import payload_pb2, workflows_pb2
 from tenure_server.core import errors
-from tenure_server.core.definition import PAYLOAD_BYTES_MAX, TASKS_MAX
+from tenure_server.core.definitions.definition import PAYLOAD_BYTES_MAX, TASKS_MAX
 
 #: From so many bytes on a message is worked on beside the loop.
 LARGE_BYTES = 256 << 10
@@ -59,7 +59,10 @@ def _violations(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
         if not _has_parts(field):
             continue
         path = f"{prefix}.{field.name}" if prefix else field.name
-        if not field.is_repeated:
+        if _is_map(field):
+            for key, part in value.items():
+                yield from _violations(part, f"{path}[{key!r}]")
+        elif not field.is_repeated:
             yield from _violations(value, path)
         elif (most := _items_max(field)) and len(value) > most:
             yield path, f"has {len(value)} {field.name}, at most {most}"
@@ -69,10 +72,19 @@ def _violations(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 @lru_cache(maxsize=1000)
+def _is_map(field: FieldDescriptor) -> bool:
+    part = field.message_type
+    return part is not None and part.GetOptions().map_entry
+
+
+@lru_cache(maxsize=1000)
 def _has_parts(field: FieldDescriptor) -> bool:
     part = field.message_type
-    if part is None or part.GetOptions().map_entry:
+    if part is None:
         return False
+    if part.GetOptions().map_entry:
+        part = part.fields_by_name["value"].message_type
+        return part is not None and not part.full_name.startswith("google.protobuf.")
     return not part.full_name.startswith("google.protobuf.")
 
 

@@ -2,12 +2,13 @@
 
 On the wire a refusal is a `google.rpc.Status` in the trailing metadata: ErrorInfo for programs,
 BadRequest with the fields, RetryInfo where another try makes sense, QuotaFailure with the limit
-that was reached, PreconditionFailure with the articles that deny.
+that was reached, PreconditionFailure with the articles that deny, or with the tasks that stand
+against it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import grpc
@@ -16,10 +17,13 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from tenure.v1 import errors_pb2
 from tenure_server.core import errors
+from tenure_server.core.evidence import Objection
 
 DOMAIN = "tenure"
 DETAILS_KEY = "grpc-status-details-bin"
 RETRY_SECONDS = 1
+#: Who holds a seat is being read from the store when it is not known.
+HOLDER_NANOS = 100_000_000
 
 # Clients refuse metadata of more than 8 KiB, and the status message travels beside the details.
 _MESSAGE_BYTES_MAX = 1000
@@ -66,6 +70,9 @@ TABLE: Mapping[type[errors.Refusal], Row] = {
     errors.AlreadyExists: Row(_C.ALREADY_EXISTS, _R.REASON_ALREADY_EXISTS),
     errors.RequestIdReused: Row(_C.ALREADY_EXISTS, _R.REASON_REQUEST_ID_REUSED),
     errors.RunClosed: Row(_C.FAILED_PRECONDITION, _R.REASON_RUN_CLOSED),
+    errors.RunStands: Row(_C.FAILED_PRECONDITION, _R.REASON_RUN_STANDS),
+    errors.VersionsDiffer: Row(_C.FAILED_PRECONDITION, _R.REASON_VERSIONS_DIFFER),
+    errors.NotApprover: Row(_C.PERMISSION_DENIED, _R.REASON_NOT_APPROVER),
     errors.AgentReplaced: Row(_C.FAILED_PRECONDITION, _R.REASON_AGENT_REPLACED),
     errors.CallDenied: Row(_C.PERMISSION_DENIED, _R.REASON_CALL_DENIED),
     errors.ActDenied: Row(_C.FAILED_PRECONDITION, _R.REASON_ACT_DENIED),
@@ -75,6 +82,8 @@ TABLE: Mapping[type[errors.Refusal], Row] = {
     errors.QuotaExceeded: Row(_C.RESOURCE_EXHAUSTED, _R.REASON_QUOTA_EXCEEDED, retry=True),
     errors.SeatElsewhere: Row(_C.UNAVAILABLE, _R.REASON_SEAT_ELSEWHERE, retry=True),
     errors.StoreUnavailable: Row(_C.UNAVAILABLE, _R.REASON_STORE_UNAVAILABLE, retry=True),
+    errors.RunChanged: Row(_C.UNAVAILABLE, _R.REASON_RUN_CHANGED, retry=True),
+    errors.Overloaded: Row(_C.UNAVAILABLE, _R.REASON_OVERLOADED, retry=True),
     errors.Stopping: Row(_C.UNAVAILABLE, _R.REASON_STOPPING, retry=True),
     Internal: Row(_C.INTERNAL, _R.REASON_INTERNAL),
     MethodUnknown: Row(_C.UNIMPLEMENTED, _R.REASON_METHOD_UNKNOWN),
@@ -119,10 +128,16 @@ def _details(refusal: errors.Refusal, row: Row) -> list[Message]:
     if isinstance(refusal, errors.FieldsInvalid):
         details.append(_bad_request(refusal))
     if isinstance(refusal, errors.Denied):
-        details.append(_precondition(refusal))
+        articles = [_article(one) for one in refusal.objections]
+        details.append(_precondition(articles))
+    if isinstance(refusal, errors.VersionsDiffer):
+        details.append(_precondition(refusal.obstacles))
     if row.retry:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.seconds = RETRY_SECONDS
+        if isinstance(refusal, errors.SeatElsewhere) and not refusal.facts.get("holder"):
+            retry.retry_delay.nanos = HOLDER_NANOS
+        else:
+            retry.retry_delay.seconds = RETRY_SECONDS
         details.append(retry)
     if isinstance(refusal, errors.QuotaExceeded):
         quota = error_details_pb2.QuotaFailure()
@@ -133,14 +148,20 @@ def _details(refusal: errors.Refusal, row: Row) -> list[Message]:
     return details
 
 
-def _precondition(refusal: errors.Denied) -> error_details_pb2.PreconditionFailure:
+def _article(one: Objection) -> tuple[str, str, str]:
+    words = one.members()
+    return words["law"], f"article {words['id']} ({words['perspective']})", one.sentence
+
+
+def _precondition(
+    violations: Sequence[tuple[str, str, str]],
+) -> error_details_pb2.PreconditionFailure:
     detail = error_details_pb2.PreconditionFailure()
-    for one in refusal.objections:
-        words = one.members()
+    for kind, subject, sentence in violations:
         detail.violations.add(
-            type=words["law"],
-            subject=f"article {words['id']} ({words['perspective']})",
-            description=_cut(one.sentence, _MESSAGE_BYTES_MAX),
+            type=kind,
+            subject=_cut(subject, 500),
+            description=_cut(sentence, _MESSAGE_BYTES_MAX),
         )
         if detail.ByteSize() > _VIOLATIONS_BYTES_MAX:
             break

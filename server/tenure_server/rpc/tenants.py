@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Callable, Sequence
 
-from tenure.v1 import tenants_pb2, tenants_pb2_grpc
+from tenure.v1 import pauses_pb2, tenants_pb2, tenants_pb2_grpc
 from tenure_server.config import RESERVED_TENANT
-from tenure_server.core import errors, ids, records
+from tenure_server.core import errors, ids
+from tenure_server.core.ledger import records
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.erasure import erase_tenant
-from tenure_server.rpc import access, convert, pages
+from tenure_server.rpc import access, api_keys, convert, pages
 from tenure_server.rpc.doorway import Context, Streams
 from tenure_server.rpc.requests import repeatable
 from tenure_server.store.acts import Acts
@@ -19,46 +18,12 @@ from tenure_server.store.database import Store
 from tenure_server.store.reads import Reads
 from tenure_server.store.retention import Erased
 
-SECRET_PREFIX = "tnr_"
 MAX_LEASES_DEFAULT = 1000
 MAX_LEASES_MAX = 1_000_000
 WEIGHT_DEFAULT = 1
 WEIGHT_MAX = 1000
 DISPLAY_NAME_CHARACTERS_MAX = 200
 UPDATABLE = frozenset({"display_name", "max_leases", "weight"})
-
-
-def new_secret() -> str:
-    """A secret that nobody can guess."""
-    return SECRET_PREFIX + secrets.token_urlsafe(32)
-
-
-def secret_hash(secret: str) -> bytes:
-    """What the store keeps of a secret."""
-    return hashlib.sha256(secret.encode()).digest()
-
-
-def new_api_key(
-    secret: str,
-    *,
-    name: str,
-    roles: frozenset[records.Role],
-    tenant_ids: Sequence[str],
-    now_us: int,
-    expire_us: int | None = None,
-) -> records.ApiKey:
-    """A key for a secret. Its id carries the tag of its first tenant."""
-    owners = tuple(sorted(tenant_ids))
-    owner = owners[0] if owners else ids.INSTALLATION
-    return records.ApiKey(
-        api_key_id=ids.new_id(owner, now_us, secrets.token_bytes(ids.RANDOM_BYTES)),
-        name=name,
-        secret_hash=secret_hash(secret),
-        roles=roles,
-        tenant_ids=owners,
-        create_us=now_us,
-        expire_us=expire_us,
-    )
 
 
 class Tenants(tenants_pb2_grpc.TenantsServicer):
@@ -177,23 +142,55 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         )
         return tenants_pb2.DeleteTenantResponse.FromString(answer)
 
+    async def PauseTenant(
+        self, request: pauses_pb2.PauseTenantRequest, context: Context
+    ) -> pauses_pb2.PauseTenantResponse:
+        """Leases nothing more of a tenant."""
+        caller = await self._caller_for(request.tenant_id)
+        await self._engine.pausing.pause(
+            request.tenant_id,
+            "",
+            request.reason,
+            # The tenant's people see it, and an operator's key is none of theirs.
+            by="" if caller.is_operator else caller.key.api_key_id,
+            act=caller.act,
+            request=repeatable(request, caller.rule.method),
+            remember_under=ids.INSTALLATION if caller.is_operator else request.tenant_id,
+        )
+        return pauses_pb2.PauseTenantResponse()
+
+    async def ResumeTenant(
+        self, request: pauses_pb2.ResumeTenantRequest, context: Context
+    ) -> pauses_pb2.ResumeTenantResponse:
+        """Lets a tenant go on."""
+        caller = await self._caller_for(request.tenant_id)
+        await self._engine.pausing.resume(
+            request.tenant_id,
+            "",
+            request.reason,
+            act=caller.act,
+            request=repeatable(request, caller.rule.method),
+            remember_under=ids.INSTALLATION if caller.is_operator else request.tenant_id,
+        )
+        return pauses_pb2.ResumeTenantResponse()
+
     async def CreateApiKey(
         self, request: tenants_pb2.CreateApiKeyRequest, context: Context
     ) -> tenants_pb2.CreateApiKeyResponse:
         """Makes a key and shows its secret once."""
         caller = access.caller()
         now_us = self._engine.now_us()
-        secret = new_secret()
-        key = new_api_key(
+        secret = api_keys.new_secret()
+        key = api_keys.new_api_key(
             secret,
             name=request.name,
-            roles=_roles(caller, request),
+            roles=api_keys.roles_of(caller, request),
             tenant_ids=request.tenant_ids,
             now_us=now_us,
-            expire_us=_expire_us(request, now_us),
+            expire_us=api_keys.expiry_us(request, now_us),
         )
         response = tenants_pb2.CreateApiKeyResponse(api_key=convert.api_key_message(key))
-        caller.act.subject = _key_subject(key)
+        caller.act.subject = api_keys.subject_of(key)
         made = False
 
         def work(acts: Acts) -> bytes:
@@ -237,7 +234,9 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         if found is None:
             raise errors.NotFound("tenant", request.tenant_id)
         response = tenants_pb2.ListApiKeysResponse(
-            api_keys=[convert.api_key_message(key, _visible(caller)) for key in found[:limit]]
+            api_keys=[
+                convert.api_key_message(key, api_keys.visible_to(caller)) for key in found[:limit]
+            ]
         )
         if len(found) > limit:
             last = found[limit - 1]
@@ -252,7 +251,7 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         caller = access.caller()
         key = await self._engine.read(lambda: self._reads.api_key(request.api_key_id))
         # A key that acts for further tenants is not this admin's alone to take away.
-        if key is None or not (caller.is_operator or _within(key, caller)):
+        if key is None or not (caller.is_operator or api_keys.within(key, caller)):
             raise errors.NotFound("API key", request.api_key_id)
         now_us = self._engine.now_us()
 
@@ -284,8 +283,19 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         key = access.caller().key
         return tenants_pb2.GetCallerResponse(api_key=convert.api_key_message(key))
 
+    async def _caller_for(self, tenant_id: str) -> access.Caller:
+        """Who calls, about a tenant. Raises NotFound where there is no such tenant."""
+        if await self._engine.read(lambda: self._reads.tenant(tenant_id)) is None:
+            raise errors.NotFound("tenant", tenant_id)
+        return access.caller()
+
     def _message(self, tenant: records.Tenant) -> tenants_pb2.Tenant:
-        return convert.tenant_message(tenant, self._engine.quarantine_of(tenant.tenant_id))
+        quarantine = self._engine.quarantine_of(tenant.tenant_id)
+        message = convert.tenant_message(tenant, quarantine)
+        pause = self._engine.pausing.of(tenant.tenant_id)
+        if pause is not None:
+            message.pause.CopyFrom(convert.pause_message(pause))
+        return message
 
     @staticmethod
     def _logs(caller: access.Caller, key: records.ApiKey) -> Sequence[str]:
@@ -342,52 +352,3 @@ def _tenant_subject(tenant: records.Tenant) -> dict[str, str]:
         "max_leases": str(tenant.max_leases),
         "weight": str(tenant.weight),
     }
-
-
-def _key_subject(key: records.ApiKey) -> dict[str, str]:
-    """What the evidence says of a key that is made: all but its secret."""
-    subject = {
-        "api_key": key.api_key_id,
-        "roles": " ".join(sorted(role.name.lower() for role in key.roles)),
-        "tenants": " ".join(key.tenant_ids),
-    }
-    if key.expire_us is not None:
-        subject["expires"] = str(key.expire_us)
-    return subject
-
-
-def _roles(
-    caller: access.Caller, request: tenants_pb2.CreateApiKeyRequest
-) -> frozenset[records.Role]:
-    """The roles of a new key. Raises RoleMissing and FieldsInvalid."""
-    roles = frozenset(records.Role(role) for role in request.roles)
-    if records.Role.OPERATOR not in roles:
-        if not request.tenant_ids:
-            raise errors.FieldsInvalid([("tenant_ids", "must name a tenant for these roles")])
-        return roles
-    if not caller.is_operator:
-        raise errors.RoleMissing("only an operator gives the role operator", roles="operator")
-    if request.tenant_ids:
-        raise errors.FieldsInvalid([("tenant_ids", "must be empty for the role operator")])
-    if len(roles) > 1:
-        raise errors.FieldsInvalid([("roles", "operator cannot be joined with other roles")])
-    return roles
-
-
-def _expire_us(request: tenants_pb2.CreateApiKeyRequest, now_us: int) -> int | None:
-    if not request.HasField("expire_time"):
-        return None
-    expire_us = convert.timestamp_us(request.expire_time, "expire_time")
-    if expire_us <= now_us:
-        raise errors.FieldsInvalid([("expire_time", "lies in the past")])
-    return expire_us
-
-
-def _visible(caller: access.Caller) -> Sequence[str] | None:
-    """Which tenants of a key the caller may see; None for all."""
-    return None if caller.is_operator else caller.tenant_ids
-
-
-def _within(key: records.ApiKey, caller: access.Caller) -> bool:
-    """Whether a key acts for tenants of the caller only."""
-    return bool(key.tenant_ids) and set(key.tenant_ids) <= set(caller.tenant_ids)

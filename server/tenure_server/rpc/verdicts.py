@@ -10,7 +10,8 @@ from tenure_constitution import dimensions
 from tenure_constitution.article import Article, Constitution
 from tenure_constitution.dimensions import Assessment
 from tenure_constitution.judge import Objection
-from tenure_server.core import evidence, records
+from tenure_server.core import evidence
+from tenure_server.core.ledger import records
 from tenure_server.rpc import convert
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tenure.v1 import workflows_pb2, workflows_pb2_grpc
-from tenure_server.core import records
-from tenure_server.core.definition import WorkflowDefinition
+from tenure.v1 import pauses_pb2, workflows_pb2, workflows_pb2_grpc
+from tenure_server.core.definitions.definition import WorkflowDefinition
+from tenure_server.core.ledger import records
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.workflows import Examined
 from tenure_server.rpc import access, convert, pages, sizes, verdicts
@@ -53,7 +53,8 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
         def examine() -> Examined:
             return Examined.of(convert.definition(request.definition))
 
-        examined = await sizes.beside_the_loop(_is_large(request), examine)
+        # Expressions and schemas take their time, however few.
+        examined = await sizes.beside_the_loop(True, examine)
         graph, workflows = examined.graph, self._engine.workflows
         objections = workflows.objections(caller.origin, caller.act.roles, examined)
         return workflows_pb2.ValidateWorkflowResponse(
@@ -75,7 +76,43 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
             known.record.task_count >= BESIDE_THE_LOOP_TASKS,
             lambda: convert.workflow_message(known.record, known.definition),
         )
+        pause = self._engine.pausing.of(tenant_id, request.name)
+        if pause is not None:
+            message.pause.CopyFrom(convert.pause_message(pause))
         return workflows_pb2.GetWorkflowResponse(workflow=message)
+
+    async def PauseWorkflow(
+        self, request: pauses_pb2.PauseWorkflowRequest, context: Context
+    ) -> pauses_pb2.PauseWorkflowResponse:
+        """Leases nothing more of a workflow."""
+        caller = access.caller()
+        await self._engine.workflows.known(caller.tenant_id, request.name, 0)
+        await self._engine.pausing.pause(
+            caller.tenant_id,
+            request.name,
+            request.reason,
+            by=caller.key.api_key_id,
+            act=caller.act,
+            request=repeatable(request, caller.rule.method),
+            remember_under=caller.tenant_id,
+        )
+        return pauses_pb2.PauseWorkflowResponse()
+
+    async def ResumeWorkflow(
+        self, request: pauses_pb2.ResumeWorkflowRequest, context: Context
+    ) -> pauses_pb2.ResumeWorkflowResponse:
+        """Lets a workflow go on."""
+        caller = access.caller()
+        await self._engine.workflows.known(caller.tenant_id, request.name, 0)
+        await self._engine.pausing.resume(
+            caller.tenant_id,
+            request.name,
+            request.reason,
+            act=caller.act,
+            request=repeatable(request, caller.rule.method),
+            remember_under=caller.tenant_id,
+        )
+        return pauses_pb2.ResumeWorkflowResponse()
 
     async def ListWorkflows(
         self, request: workflows_pb2.ListWorkflowsRequest, context: Context

@@ -13,8 +13,6 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from tests.conftest import LiveCoordinator, serving
 
-from tenure_server.store import sqlite
-
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -64,14 +62,8 @@ def refused() -> Refused:
     return refused
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def on_either(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[LiveCoordinator]:
+@pytest.fixture
+async def on_either(either_url: str, tmp_path: Path) -> AsyncIterator[LiveCoordinator]:
     """A coordinator on each of the databases."""
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
-    store = f"sqlite:///{tmp_path}/tenure.db"
-    if request.param == "postgresql":
-        store = request.getfixturevalue("postgres_url")
-    async with serving(store, tmp_path) as live:
+    async with serving(either_url, tmp_path) as live:
         yield live

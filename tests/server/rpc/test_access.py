@@ -7,7 +7,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 
 from tenure.v1 import access_pb2
-from tenure_server.core.records import Role
+from tenure_server.core.ledger.records import Role
 from tenure_server.rpc import access
 
 RULES = access.contract_rules()

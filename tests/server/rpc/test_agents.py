@@ -338,6 +338,19 @@ async def test_waiting_for_work_ends_with_the_first_lease_or_the_time(
     assert list((await refused(calls.LeaseTasks(request))).fields) == ["wait"]
 
 
+async def test_a_call_gets_what_its_labels_allow(coordinator: LiveCoordinator) -> None:
+    """Like an agent with a stream: only whoever has the labels that a task requires."""
+    await _run(coordinator, placement={"required": {"zone": "b"}})
+    calls = coordinator.calls("agent").agents
+    request = agents_pb2.LeaseTasksRequest(agent="host", kinds=["k"])
+    assert not (await calls.LeaseTasks(request)).HasField("batch")
+    request.labels["zone"] = "a"
+    assert not (await calls.LeaseTasks(request)).HasField("batch")
+    request.labels["zone"] = "b"
+    [lease] = (await calls.LeaseTasks(request)).batch.leases
+    assert lease.task_key == "t0"
+
+
 async def test_leases_that_make_an_answer_too_large_are_given_back(
     coordinator: LiveCoordinator,
 ) -> None:

@@ -366,11 +366,11 @@ async def test_a_tenant_cannot_allow_what_the_platform_denies(
 
 
 async def test_a_restart_keeps_what_is_in_force(
-    tmp_path: Path, any_url: str, refused: Refused
+    tmp_path: Path, either_url: str, refused: Refused
 ) -> None:
     """And what runs were started under; on both databases."""
     key = tmp_path / "signing-key.json"
-    async with serving(any_url, tmp_path, signing_key=key) as live:
+    async with serving(either_url, tmp_path, signing_key=key) as live:
         await register(live)
         run_id = (await start(live)).run_id
         before = await live.calls("viewer").constitution.GetConstitution(
@@ -378,7 +378,7 @@ async def test_a_restart_keeps_what_is_in_force(
         )
         await put(live, article("start", "run.priority > 1"))
         secrets = dict(live.secrets)
-    async with serving_again(any_url, secrets, signing_key=key) as live:
+    async with serving_again(either_url, secrets, signing_key=key) as live:
         refusal = await refused(start(live))
         assert refusal.facts["article"] == "at-start"
         after = await live.calls("viewer").constitution.GetConstitution(
@@ -398,12 +398,3 @@ async def test_a_restart_keeps_what_is_in_force(
             if item["run"] == run_id and "constitution" in item
         ]
         assert {item["constitution"] for item in items} == {before.digest}
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a fresh store of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/tenure.db"
-    make: Callable[[], str] = request.getfixturevalue("postgres_url_factory")
-    return make()

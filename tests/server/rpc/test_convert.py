@@ -19,8 +19,8 @@ from hypothesis import strategies as some
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2, workflows_pb2
 from tenure_client.builder import Workflow
 from tenure_client.workflow_file import read_text
-from tenure_server.core import errors, records
-from tenure_server.core.definition import (
+from tenure_server.core import errors
+from tenure_server.core.definitions.definition import (
     DAY_US,
     NO_RETRY,
     Payload,
@@ -28,7 +28,8 @@ from tenure_server.core.definition import (
     WorkflowDefinition,
     WorkflowTask,
 )
-from tenure_server.core.lifecycle import (
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import (
     EventKind,
     Failure,
     RunState,
@@ -303,7 +304,7 @@ TASK = records.Task(
     output=Payload(b"1"),
     checkpoint=None,
 )
-NODE = WorkflowTask(key="a", kind="k", depends_on=("b",))
+NODE = convert.Node("a", WorkflowTask(key="a", kind="k", depends_on=("b",)))
 
 
 def test_a_task_shows_its_row() -> None:

@@ -30,7 +30,7 @@ class Talk:
         self._call: Any = live.channel.stream_stream(
             WORK, response_deserializer=agents_pb2.WorkResponse.FromString
         )(metadata=metadata)
-        self._sizes = logbook.read(self._store).sizes()
+        self._sizes = logbook.sizes(self._store)
         #: The digest of what was said last.
         self.said = ""
 
@@ -70,7 +70,7 @@ class Talk:
         added = logs.since(self._sizes)
         found = {
             tenant_id: [
-                (entry["kind"], [item["kind"] for item in logs.entries[tenant_id][index].items])
+                (entry["kind"], [event["kind"] for event in logs.entries[tenant_id][index].events])
                 for entry in entries
                 for index in [entry["index"]]
             ]
@@ -85,7 +85,7 @@ class Talk:
 
     def look(self) -> None:
         """Takes the logs as they are now for what was there before."""
-        self._sizes = logbook.read(self._store).sizes()
+        self._sizes = logbook.sizes(self._store)
 
     async def close(self) -> None:
         """Hangs up."""
@@ -232,17 +232,17 @@ async def test_a_watch_leaves_one_entry_however_long_it_lasts(on_either: LiveCoo
     """Written down before its first answer goes out."""
     run_id = await started(on_either)
     store = on_either.server.store
-    before = logbook.read(store).sizes()
+    before = logbook.sizes(store)
     call = on_either.calls("viewer").runs.WatchRun(runs_pb2.WatchRunRequest(run_id=run_id))
     answers = aiter(call)
     first = await anext(answers)
     assert first.events[0].kind == runs_pb2.RUN_EVENT_KIND_RUN_STARTED
-    [entry] = logbook.read(store).since(before)["alpha"]
+    [entry] = logbook.since(store, before)["alpha"]
     assert (entry["kind"], entry["method"]) == ("run.read", "/tenure.v1.Runs/WatchRun")
     await on_either.calls("submitter").runs.CancelRun(runs_pb2.CancelRunRequest(run_id=run_id))
     kinds = [event.kind async for answer in answers for event in answer.events]
     assert kinds[-1] == runs_pb2.RUN_EVENT_KIND_RUN_CANCELLED
-    added = logbook.read(store).since(before)["alpha"]
+    added = logbook.since(store, before)["alpha"]
     assert [entry["kind"] for entry in added] == ["run.read", "run.cancel"]
 
 

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2
-from tenure_server.core import errors, ids, records
-from tenure_server.core.definition import Payload, WorkflowDefinition, WorkflowTask
+from tenure_server.core import errors, ids
+from tenure_server.core.definitions.definition import Payload, WorkflowDefinition, WorkflowTask
+from tenure_server.core.definitions.graph import Graph
 from tenure_server.core.evidence import Act, Draft
-from tenure_server.core.graph import Graph
-from tenure_server.core.leases import STOPPED, AgentSlots, Lease, Success
-from tenure_server.core.lifecycle import Failure, RunState, Standing, Verdict
-from tenure_server.core.runs import LiveRun
+from tenure_server.core.leasing.leases import STOPPED, AgentSlots, Lease, Success
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import Failure, RunState, Standing, Verdict
+from tenure_server.core.runs.live import LiveRun
 from tenure_server.engine.sessions import AgentSession, Outbound, Renewal, Report
 from tenure_server.rpc import frames
 
@@ -29,6 +30,7 @@ class Notebook:
 
     def __init__(self, *tenant_ids: str) -> None:
         self.tenant_ids = tenant_ids or ("acme",)
+        self.elsewhere = ()
         self.heard: list[tuple[Any, ...]] = []
         #: Of each act its kind, the tenants named, and how much of `heard` belongs to it.
         self.acts: list[tuple[str, list[str], int]] = []
@@ -281,6 +283,7 @@ def _grant(number: int, leases: list[Lease], *, key_hash: bytes = b"key1") -> Dr
     draft = Draft(Act(kind="lease.grant"), "acme", 5, "", [e for n in events for e in (n, n + 1)])
     draft.entry = b"entry %d" % number
     draft.leaf_hashes = [b"%032d" % event for event in draft.events]
+    draft.item_tasks = [["t"] for _ in draft.events]
     if key_hash:
         draft.signature, draft.key_hash = b"s" * 64, key_hash
     for event, lease in zip(events, leases, strict=True):
@@ -311,6 +314,23 @@ def test_a_lease_tells_where_its_mandate_is() -> None:
     assert found == [(0, 1, 7100, 103), (1, 1, 7200, 203), (0, 3, 7102, 105), (1, 3, 7202, 205)]
 
 
+def test_leases_that_share_an_item_have_its_place_and_its_tasks() -> None:
+    """Something else happened between, and what stands alone needs no list of tasks."""
+    run = _run(1, tasks=[WorkflowTask(key=f"t{index}", kind="k") for index in range(4)])
+    leases = [_lease(run, index) for index in range(4)]
+    draft = Draft(Act(kind="lease.grant"), "acme", 5, "", range(10, 15), mandate=True)
+    draft.signature, draft.leaf_hashes = b"s" * 64, [b"%032d" % place for place in range(3)]
+    draft.item_tasks = [["t0", "t1", "t2"], [""], ["t3"]]
+    for event, lease in zip((10, 11, 12, 14), leases, strict=True):
+        lease.grant, lease.event = draft, event
+    batch = agents_pb2.LeaseBatch()
+    frames.fill_batch(batch, leases)
+    assert [it.mandate_position for it in batch.leases] == [0, 0, 0, 2]
+    [mandate] = batch.mandates
+    shared = agents_pb2.SharedItem(position=0, tasks=["t0", "t1", "t2"])
+    assert list(mandate.shared) == [shared]
+
+
 def test_without_a_signature_there_is_no_mandate() -> None:
     """Nor for a lease that was read back from the store."""
     run = _run(1, tasks=[WorkflowTask(key="a", kind="k"), WorkflowTask(key="b", kind="k")])
@@ -331,7 +351,8 @@ def test_each_frame_of_a_batch_has_the_mandates_that_it_needs() -> None:
     leases = [_lease(run, index) for index in range(12)]
     drafts = [_grant(1, leases[:5]), _grant(2, leases[5:])]
     for draft in drafts:
-        draft.leaf_hashes = [*draft.leaf_hashes, *[bytes(32)] * 16_000]
+        draft.leaf_hashes = [*draft.leaf_hashes, *[bytes(32)] * 12_000]
+        draft.item_tasks = [*draft.item_tasks, [f"task-{number:05d}" for number in range(9_000)]]
     sent = list(frames.frames(Outbound(leases=leases)))
     assert len(sent) > 1
     for frame in sent:

@@ -19,10 +19,11 @@ from tenure.v1 import access_pb2, runs_pb2, tenants_pb2, workflows_pb2
 from tenure_constitution.judge import Objection
 from tenure_constitution.laws import Effect, Law, Perspective, Point
 from tenure_evidence.canonical import digest_text
-from tenure_server.core import errors, ids, records
+from tenure_server.core import errors, ids
 from tenure_server.core.evidence import INSTALLATION, Act
-from tenure_server.core.records import Role
-from tenure_server.rpc import access, doorway, gates
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.records import Role
+from tenure_server.rpc import access, calls, doorway, gates, tenancy
 
 NOW_US = 1_700_000_000_000_000
 SECRET = "tnr_secret-of-ann"
@@ -279,8 +280,8 @@ async def house() -> AsyncIterator[House]:
     chain, streams = gates.Chain(desk, RULES), doorway.Streams(desk)
     door = doorway.Doorway()
     door.open(chain, streams)
-    server = grpc.aio.server(interceptors=[door])
-    server.add_generic_rpc_handlers((handlers.generic_handler(),))
+    door.add_generic_rpc_handlers((handlers.generic_handler(),))
+    server = grpc.aio.server(handlers=[door])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -291,7 +292,9 @@ async def house() -> AsyncIterator[House]:
 def test_the_gates_stand_in_their_order() -> None:
     """The list is the whole truth about what a call passes."""
     names = [gate.__name__ for gate in gates.GATES]
-    assert names == ["Correlation", "Identity", "Tenancy", "Rate", "Contract", "Constitution"]
+    assert names == [
+        *("Correlation", "Identity", "Tenancy", "Rate", "Contract", "Seats", "Constitution")
+    ]
 
 
 @shapes
@@ -643,13 +646,13 @@ def test_every_rpc_of_the_contract_is_judged() -> None:
     for method in access.methods():
         rule = access.all_rules()[access.full_name(method)]
         tenant_id = "" if rule.tenantless or rule.all_tenants else "acme"
-        call = gates.Call(rule, (), key=key, tenant_ids=key.tenant_ids, tenant_id=tenant_id)
+        call = calls.Call(rule, (), key=key, tenant_ids=key.tenant_ids, tenant_id=tenant_id)
         gate.admit(call, GetMessageClass(method.input_type)())
         tenant_ids = key.tenant_ids if rule.all_tenants else (tenant_id,)
         assert desk.judged.pop() == (method.name, tenant_ids)
     for method in access.methods(access.PLATFORM):
         rule = access.all_rules()[access.full_name(method)]
-        gate.admit(gates.Call(rule, (), key=key), GetMessageClass(method.input_type)())
+        gate.admit(calls.Call(rule, (), key=key), GetMessageClass(method.input_type)())
     assert desk.judged == []
 
 
@@ -701,8 +704,8 @@ async def test_a_closing_coordinator_lets_nobody_in(house: House) -> None:
 class TestContract:
     """The contract gate on messages, without a line."""
 
-    call = gates.Call(SHAPES["UnaryUnary"], ())
-    stream = gates.Call(SHAPES["StreamStream"], (), inbound_stream=True)
+    call = calls.Call(SHAPES["UnaryUnary"], ())
+    stream = calls.Call(SHAPES["StreamStream"], (), inbound_stream=True)
     gate = gates.Contract(OwnDesk())
 
     def _violations(self, message: Message) -> tuple[tuple[str, str], ...]:
@@ -765,8 +768,8 @@ class TestContract:
 
     def test_an_id_that_is_none_is_bad_input_rather_than_missing(self) -> None:
         """The tenant gate leaves no id unread, but says what is wrong with this one."""
-        call = gates.Call(SHAPES["UnaryUnary"], ())
+        call = calls.Call(SHAPES["UnaryUnary"], ())
         call.key, call.tenant_ids = OwnDesk().add(), ("acme",)
         with pytest.raises(errors.FieldsInvalid) as raised:
-            gates.Tenancy(OwnDesk()).admit(call, runs_pb2.GetRunRequest(run_id="17"))
+            tenancy.Tenancy(OwnDesk()).admit(call, runs_pb2.GetRunRequest(run_id="17"))
         assert raised.value.violations == (("run_id", "must be a valid UUID"),)

@@ -13,7 +13,8 @@ from tests.server.core.world import task
 from tests.server.engine.conftest import PATIENCE_SECONDS, TENANT, House
 
 from tenure.v1 import tenants_pb2
-from tenure_server.core import errors, ids, records
+from tenure_server.core import errors, ids
+from tenure_server.core.ledger import records
 from tenure_server.rpc import access
 from tenure_server.rpc.doorway import Streams
 from tenure_server.rpc.tenants import Tenants
@@ -64,12 +65,12 @@ async def _give_up_on(house: House, call: Coroutine[Any, Any, Any]) -> None:
     held = asyncio.create_task(house.start())
     await house.store.tricky.entered()
     caller = asyncio.create_task(call)
-    while not house.engine._following:  # noqa: ASYNC110 - nothing tells when it comes
+    while not house.engine._mutations._following:  # noqa: ASYNC110 - nothing tells when it comes
         await asyncio.sleep(0)
     caller.cancel()
     await asyncio.wait([caller])
     assert caller.cancelled()
-    following = list(house.engine._following)
+    following = list(house.engine._mutations._following)
     house.store.tricky.let_go()
     await held
     await asyncio.wait_for(asyncio.gather(*following), PATIENCE_SECONDS)

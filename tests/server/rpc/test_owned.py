@@ -16,12 +16,20 @@ from tenure_server.rpc.owned import Owned, Walker, marked
 #: What a field of this name must be marked as, in any message.
 MARKS = {
     "run_id": Owned.RUN,
+    "left_run_id": Owned.RUN,
+    "right_run_id": Owned.RUN,
     "tenant_id": Owned.TENANT,
     "tenant_ids": Owned.TENANT,
     "api_key_id": Owned.API_KEY,
     "agent_id": Owned.AGENT,
     "created_by": Owned.API_KEY,
     "started_by": Owned.API_KEY,
+    "paused_by": Owned.API_KEY,
+    "asked_by": Owned.API_KEY,
+    "open_run_ids": Owned.RUN,
+    "run_ids": Owned.RUN,
+    "child_run_id": Owned.RUN,
+    "parent_run_id": Owned.RUN,
 }
 #: Ids that name nothing a tenant owns, or a thing that does not exist yet.
 UNMARKED = {

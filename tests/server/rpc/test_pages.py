@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from tenure.v1 import runs_pb2, workflows_pb2
-from tenure_server.core import errors, records
+from tenure_server.core import errors
+from tenure_server.core.ledger import records
 from tenure_server.rpc import access, pages
 
 RULES = access.contract_rules()

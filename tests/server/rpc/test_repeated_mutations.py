@@ -20,18 +20,30 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from tests.conftest import LiveCoordinator, serving, serving_again
-from tests.server.rpc.test_matrix import CALLERS, METHODS, RULES, Names, _names, _request
+from tests.server.rpc.test_matrix import CALLERS, METHODS, RULES, Names, _names, _open_run, _request
 
 from tenure.v1 import runs_pb2, tenants_pb2
-from tenure_server.store import sqlite
 from tenure_server.store.errors import StoreFailed
 from tenure_server.store.writer import Writer
 
 #: Tables whose rows a mutation adds to.
-MADE = ("tenants", "api_keys", "workflow_definitions", "workflow_runs", "requests")
+MADE = (
+    "tenants",
+    "api_keys",
+    "workflow_definitions",
+    "workflow_runs",
+    "schedules",
+    "schedule_fires",
+    "requests",
+)
 #: So many mutations the first contract had.
 SERVED_MIN = 8
-MUTATIONS = [method for method, rule in RULES.items() if rule.mutation]
+#: What is told as a stream is many acts, and of each it is remembered; see `test_bulk`.
+MUTATIONS = [
+    method
+    for method, rule in RULES.items()
+    if rule.mutation and not METHODS[method].server_streaming
+]
 _numbers = itertools.count(1)
 
 
@@ -106,16 +118,10 @@ class House:
         await asyncio.wait_for(reached.wait(), 10)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def house(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[House]:
+@pytest.fixture
+async def house(either_url: str, tmp_path: Path) -> AsyncIterator[House]:
     """A house on each of the databases."""
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
-    store = f"sqlite:///{tmp_path}/tenure.db"
-    if request.param == "postgresql":
-        store = request.getfixturevalue("postgres_url")
-    made = House(store, tmp_path)
+    made = House(either_url, tmp_path)
     await made.open()
     yield made
     await made.stack.aclose()
@@ -155,6 +161,7 @@ async def mutation(house: House, method: str) -> Any:
     if method.endswith("/CancelRun"):
         start = runs_pb2.StartRunRequest(workflow="known")
         request.run_id = (await house.live.calls("alpha/submitter").runs.StartRun(start)).run_id
+    await _open_run(house.live, method, request)
     return request
 
 

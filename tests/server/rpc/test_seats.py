@@ -76,13 +76,13 @@ async def test_reads_are_sent_to_the_holder_too(
         lambda calls: calls.workflows.GetWorkflow(workflows_pb2.GetWorkflowRequest(name="w")),
         lambda calls: anext(aiter(calls.runs.WatchRun(runs_pb2.WatchRunRequest(run_id=run_id)))),
     ]
-    before = logbook.read(other.server.store).sizes()
+    before = logbook.sizes(other.server.store)
     for read in reads:
         refusal = await refused(read(viewer))
         assert refusal.code is grpc.StatusCode.UNAVAILABLE
         assert refusal.reason == "SEAT_ELSEWHERE"
         assert refusal.facts == {"holder": holder.address}
-    assert logbook.read(other.server.store).sizes() == before
+    assert logbook.sizes(other.server.store) == before
     for read in reads:
         await read(holder.calls("viewer"))
     logs = logbook.read(other.server.store)
@@ -103,9 +103,9 @@ async def test_a_read_that_concerns_no_tenant_stands_where_its_reader_is_decided
     request = tenants_pb2.GetTenantRequest(tenant_id="alpha")
     answers = []
     for live, log in ((holder, "alpha"), (other, ""), (holder, "alpha"), (other, "")):
-        before = logbook.read(store).sizes()
+        before = logbook.sizes(store)
         answers.append(await live.calls("viewer").tenants.GetTenant(request))
-        added = logbook.read(store).since(before)
+        added = logbook.since(store, before)
         assert {name: [it["kind"] for it in said] for name, said in added.items()} == {
             log: ["tenant.read"]
         }

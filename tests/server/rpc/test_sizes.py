@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,9 +16,13 @@ from tests.server.rpc.conftest import Refused
 from tenure.v1 import payload_pb2, runs_pb2, tenants_pb2, workflows_pb2
 from tenure_server.core import errors
 from tenure_server.rpc import gates, sizes
+from tenure_server.rpc.calls import Call
 
 Batch = runs_pb2.BatchStartRunsRequest
+Register = workflows_pb2.RegisterWorkflowRequest
 Definition = workflows_pb2.WorkflowDefinition
+#: Large messages are made by the tests: every process that collects these would keep them else.
+Make = Callable[[], Any]
 
 
 def value_of(count: int) -> payload_pb2.Payload:
@@ -43,25 +48,30 @@ HUGE = 1_000_000
 
 
 @pytest.mark.parametrize(
-    ("message", "field", "size"),
+    ("make", "field", "size"),
     [
-        (start(HUGE), "input", "11"),
-        (Batch(requests=[start(), start(), start(), start(HUGE)]), "requests[3].input", "11"),
+        (lambda: start(HUGE), "input", "11"),
         (
-            workflows_pb2.RegisterWorkflowRequest(definition=tasks(8, input=value_of(HUGE))),
+            lambda: Batch(requests=[start(), start(), start(), start(HUGE)]),
+            "requests[3].input",
+            "11",
+        ),
+        (
+            lambda: Register(definition=tasks(8, input=value_of(HUGE))),
             "definition.tasks[7].input",
             "11",
         ),
         (
-            workflows_pb2.ValidateWorkflowRequest(definition=tasks(100_000)),
+            lambda: workflows_pb2.ValidateWorkflowRequest(definition=tasks(100_000)),
             "definition.tasks",
             "100000",
         ),
-        (Batch(requests=[start()] * 2000), "requests", "2000"),
+        (lambda: Batch(requests=[start()] * 2000), "requests", "2000"),
     ],
     ids=["start", "batch", "task", "tasks", "requests"],
 )
-def test_what_is_far_too_large_is_named_with_its_size(message: Any, field: str, size: str) -> None:
+def test_what_is_far_too_large_is_named_with_its_size(make: Make, field: str, size: str) -> None:
+    message = make()
     with pytest.raises(errors.FieldsInvalid) as raised:
         sizes.check(message)
     [(path, reason)] = raised.value.violations
@@ -75,12 +85,12 @@ def test_the_largest_value_that_a_payload_may_have_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rpc", "message", "field"),
+    ("rpc", "make", "field"),
     [
-        ("runs.StartRun", start(HUGE), "input"),
+        ("runs.StartRun", lambda: start(HUGE), "input"),
         (
             "workflows.RegisterWorkflow",
-            workflows_pb2.RegisterWorkflowRequest(definition=tasks(100_000)),
+            lambda: Register(definition=tasks(100_000)),
             "definition.tasks",
         ),
     ],
@@ -91,20 +101,20 @@ async def test_the_gates_never_read_what_is_far_too_large(
     refused: Refused,
     monkeypatch: pytest.MonkeyPatch,
     rpc: str,
-    message: Any,
+    make: Make,
     field: str,
 ) -> None:
     read: list[str] = []
     admit = gates.Contract.admit
 
-    def noted(self: gates.Contract, call: gates.Call, message: Any) -> None:
+    def noted(self: gates.Contract, call: Call, message: Any) -> None:
         read.append(message.DESCRIPTOR.name)
         admit(self, call, message)
 
     monkeypatch.setattr(gates.Contract, "admit", noted)
     calls = coordinator.calls("admin")
     service, method = rpc.split(".")
-    refusal = await refused(getattr(getattr(calls, service), method)(message))
+    refusal = await refused(getattr(getattr(calls, service), method)(make()))
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
     assert list(refusal.fields) == [field]
     assert not read
@@ -123,7 +133,7 @@ async def test_others_are_answered_while_a_large_message_is_read(
     admit = gates.Contract.admit
     entered, go_on = threading.Event(), threading.Event()
 
-    def held(self: gates.Contract, call: gates.Call, message: Any) -> None:
+    def held(self: gates.Contract, call: Call, message: Any) -> None:
         if isinstance(message, runs_pb2.StartRunRequest):
             entered.set()
             assert go_on.wait(10)

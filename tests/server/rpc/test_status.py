@@ -78,7 +78,13 @@ def test_a_seat_elsewhere_says_where() -> None:
     """A client can go straight to the holder."""
     _, details = _read(errors.SeatElsewhere("acme", "10.0.0.7:7233"))
     assert details["ErrorInfo"].metadata["holder"] == "10.0.0.7:7233"  # type: ignore[attr-defined]
-    assert "RetryInfo" in details
+    assert details["RetryInfo"].retry_delay.seconds == 1  # type: ignore[attr-defined]
+
+
+def test_who_asks_before_the_holder_is_known_may_ask_again_soon() -> None:
+    """It is read from the store meanwhile."""
+    _, details = _read(errors.SeatElsewhere("acme", ""))
+    assert details["RetryInfo"].retry_delay.ToMilliseconds() == 100  # type: ignore[attr-defined]
 
 
 def test_an_empty_fact_is_left_out() -> None:

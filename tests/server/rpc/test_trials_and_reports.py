@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import grpc
 import grpc.aio
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests import logbook
 from tests.conftest import LiveCoordinator
@@ -63,13 +66,9 @@ async def test_a_trial_reports_exactly_the_decisions_that_change(
     assert (few, steps[-1]) == ([], (2, 2))
 
 
-async def test_a_trial_judges_leases_by_what_the_agent_said_of_itself(
-    coordinator: LiveCoordinator,
-) -> None:
-    """Its labels were kept with the grant."""
-    await register(coordinator)
-    await start(coordinator)
-    call = coordinator.calls("agent").agents.Work()
+async def lease_by_stream(live: LiveCoordinator) -> None:
+    """An agent says hello, with what its host is, and takes a lease."""
+    call = live.calls("agent").agents.Work()
     hello = agents_pb2.Hello(
         agent="host", instance="instance-1", kinds=["k"], slots=1, labels={"zone": "eu"}
     )
@@ -77,6 +76,22 @@ async def test_a_trial_judges_leases_by_what_the_agent_said_of_itself(
     while not (await call.read()).HasField("batch"):
         pass
     call.cancel()
+
+
+async def lease_by_call(live: LiveCoordinator) -> None:
+    """A call without a stream says the same, and takes a lease."""
+    request = agents_pb2.LeaseTasksRequest(agent="host", kinds=["k"], labels={"zone": "eu"})
+    assert len((await live.calls("agent").agents.LeaseTasks(request)).batch.leases) == 1
+
+
+@pytest.mark.parametrize("lease", [lease_by_stream, lease_by_call])
+async def test_a_trial_judges_leases_by_what_the_agent_said_of_itself(
+    coordinator: LiveCoordinator, lease: Callable[[LiveCoordinator], Awaitable[None]]
+) -> None:
+    """Its labels were kept with the grant."""
+    await register(coordinator)
+    await start(coordinator)
+    await lease(coordinator)
     for zone, changed in (("eu", 0), ("us", 1)):
         expression = f"'zone' in agent.labels && agent.labels['zone'] == '{zone}'"
         changes, _ = await tried(coordinator, article("lease", expression))

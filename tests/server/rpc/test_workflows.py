@@ -7,10 +7,12 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.json_format import ParseDict
+from tests import everything, logbook
 from tests.conftest import LiveCoordinator
 from tests.server.rpc.conftest import Refused
 
 from tenure.v1 import workflows_pb2
+from tenure_client import canonical
 
 
 def _definition(name: str = "w", **fields: Any) -> workflows_pb2.WorkflowDefinition:
@@ -86,6 +88,29 @@ async def test_a_version_comes_back_with_its_definition(coordinator: LiveCoordin
     assert (second.retry.max_attempts, second.retry.multiplier) == (3, 2.0)
     again = await workflows.RegisterWorkflow(_register(workflow.definition))
     assert not again.created
+
+
+async def test_everything_that_can_be_declared_comes_back(coordinator: LiveCoordinator) -> None:
+    """With the digest that the file has without a coordinator."""
+    workflows = coordinator.calls("submitter").workflows
+    registered = await workflows.RegisterWorkflow(_register(everything.built()))
+    assert registered.workflow.digest == everything.DIGEST
+    found = await workflows.GetWorkflow(workflows_pb2.GetWorkflowRequest(name="release"))
+    assert canonical.digest(found.workflow.definition) == everything.DIGEST
+    assert found.workflow.definition.tasks[7].approval.escalate_to == ["chief"]
+    again = await workflows.RegisterWorkflow(_register(found.workflow.definition))
+    assert not again.created
+
+
+async def test_the_evidence_of_a_registration_names_the_workflow_and_not_those_it_runs(
+    coordinator: LiveCoordinator,
+) -> None:
+    """They lie deeper in the request."""
+    calls = coordinator.calls("admin")
+    await calls.workflows.RegisterWorkflow(_register(everything.built()))
+    entries = logbook.read(coordinator.server.store).of("alpha")
+    [entry] = [entry for entry in entries if entry["kind"] == "workflow.register"]
+    assert entry["subject"]["workflow"] == "release"
 
 
 async def test_validating_tells_and_keeps_nothing(

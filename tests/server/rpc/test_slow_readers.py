@@ -1,0 +1,120 @@
+"""Those who read slowly, all the same, or nothing: what they cost, and what is told of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from tests.conftest import LiveCoordinator, serving
+from tests.server.rpc.test_evidence import all_entries, ended_run, evidence
+
+from tenure.v1 import agents_pb2, evidence_pb2, runs_pb2
+from tenure_server.core import ids
+from tenure_server.engine.sessions import AgentSession
+from tenure_server.rpc.agents import _Stream
+from tenure_server.rpc.runs import Runs
+from tenure_server.store.evidence_reads import EvidenceReads
+
+WATCHERS = 50
+#: What an agent says that reads nothing: far more than may be due to it.
+FRAMES, RENEWALS = 30, 5_000
+
+
+async def test_watchers_of_one_log_share_what_is_read_of_it(
+    coordinator: LiveCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them once read every entry by itself, and other tenants' reads stood behind them."""
+    service = evidence(coordinator, "viewer")
+    size = len(await all_entries(service))
+    asked = evidence_pb2.WatchEntriesRequest(from_index=size)
+    watches = [service.WatchEntries(asked) for _ in range(WATCHERS)]
+    for watch in watches:
+        await watch.initial_metadata()
+    read, looks = EvidenceReads.entries, Counter[int]()
+
+    def counted(reads: EvidenceReads, index: int, *rest: Any, **more: Any) -> Any:
+        looks[index] += 1
+        return read(reads, index, *rest, **more)
+
+    monkeypatch.setattr(EvidenceReads, "entries", counted)
+    await coordinator.calls("submitter").runs.ListRuns(runs_pb2.ListRunsRequest())
+    await ended_run(coordinator)
+    for watch in watches:
+        page = await watch.read()
+        assert page.entries[0].index >= size
+        watch.cancel()
+    assert max(looks.values()) < WATCHERS / 2
+
+
+async def test_an_agent_that_reads_nothing_is_heard_no_further(
+    coordinator: LiveCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is due to it was once kept, however much that was."""
+    room, hear = getattr(AgentSession, "room", None), _Stream._hear
+    held, heard, frames = asyncio.Event(), asyncio.Event(), 0
+
+    async def noted(session: AgentSession) -> None:
+        assert room is not None
+        if len(session._due.standings) + len(session.pending.standings) > 2 * RENEWALS:
+            held.set()
+        await room(session)
+
+    def counted(stream: _Stream, frame: agents_pb2.WorkRequest) -> None:
+        nonlocal frames
+        hear(stream, frame)
+        frames += 1
+        if frames == FRAMES:
+            heard.set()
+
+    monkeypatch.setattr(_Stream, "_hear", counted)
+    if room is not None:  # there was none once
+        monkeypatch.setattr(AgentSession, "room", noted)
+    lost = agents_pb2.LeaseRef(
+        run_id=ids.new_id("alpha", 1, b"random"), task_key="a", term=1, token=b"t"
+    )
+    frame = agents_pb2.WorkRequest(renewals=[agents_pb2.Renewal(lease=lost)] * RENEWALS)
+    call = coordinator.calls("agent").agents.Work()
+    hello = agents_pb2.Hello(agent="mute", instance="instance-1", kinds=["k"], slots=1)
+    await call.write(agents_pb2.WorkRequest(hello=hello))
+    await call.read()
+
+    async def say() -> None:
+        for _ in range(FRAMES):
+            await call.write(frame)
+
+    saying = asyncio.create_task(say())
+    waiting = [asyncio.create_task(event.wait()) for event in (held, heard)]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert not heard.is_set(), "it was heard to the end, and somebody keeps what is due to it"
+    call.cancel()
+    await asyncio.wait([saying])
+
+
+async def test_a_line_that_breaks_in_mid_answer_is_a_caller_who_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a fault of ours: nothing is written down as refused for reasons of our own."""
+
+    left = asyncio.Event()
+
+    async def broken(*_: object) -> AsyncIterator[runs_pb2.WatchRunResponse]:
+        yield runs_pb2.WatchRunResponse(events=[runs_pb2.RunEvent(sequence=1)])
+        left.set()
+        raise grpc.aio.InternalError("what gRPC says when it cannot send any more")
+
+    monkeypatch.setattr(Runs, "WatchRun", broken)
+    async with serving(f"sqlite:///{tmp_path}/tenure.db", tmp_path) as live:
+        run_id = await ended_run(live)
+        watch = live.calls("viewer").runs.WatchRun(runs_pb2.WatchRunRequest(run_id=run_id))
+        assert (await watch.read()).events
+        await left.wait()
+        watch.cancel()
+        # What is written down after it is in the log before we look.
+        await ended_run(live)
+        assert not await all_entries(evidence(live, "admin"), refused_only=True)
