@@ -5,6 +5,7 @@ Floors, imports run down only::
     daemon                         wiring, signals, logging; ``main``
     link                           one stream after the other: connect, hello, read, write, back off
     workbench                      leases come in, results go out; outlives every line
+    doubts · renewals              room that nobody knows of · what handlers said, for renewals
     runner                         executes attempts, whatever their handlers do
     handlers · outbox              kinds, what they stand for · results until they are acknowledged
     commands · workers · threads   programs · processes of functions · threads
@@ -13,7 +14,7 @@ Floors, imports run down only::
     functions · frames             how functions are found and called · what workers say
     holding · slots · mandates     pure: leases and how long to trust them · free room and credits
                                    · whether a coordinator may give them
-    config · context · payloads · deadlines · logs
+    config · toml · context · payloads · deadlines · alarm · logs
 
 Four things carry the design:
 

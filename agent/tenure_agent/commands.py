@@ -38,13 +38,14 @@ async def execute(
     *,
     stop_seconds: float,
     groups: Groups | None = None,
+    output_bytes_max: int = PAYLOAD_BYTES_MAX,
 ) -> payload_pb2.Payload | None:
     """Runs a command to its end and gives its output, None when stdout was empty.
 
     Cancelling sends TERM to the process group, and KILL after `stop_seconds`. Raises ChildFailed
     with code `EXIT_<n>`, `SIGNAL_<name>`, `OUTPUT_INVALID` or `COMMAND_NOT_STARTED`.
     """
-    child = await _spawn(command, variables, groups)
+    child = await _spawn(command, variables, groups, output_bytes_max)
     try:
         child.feed(stdin, last=True)
         await child.done.wait()
@@ -91,24 +92,30 @@ def variables_of(lease: agents_pb2.Lease, run: agents_pb2.RunContext) -> dict[st
 class _Command(Child):
     """The process of a command."""
 
-    def __init__(self, groups: Groups | None) -> None:
+    def __init__(self, groups: Groups | None, output_bytes_max: int) -> None:
         super().__init__(groups)
+        self.output_bytes_max = output_bytes_max
         self.stdout = bytearray()
         self.loud = False
 
     def stdout_received(self, data: bytes) -> None:
-        if len(self.stdout) + len(data) <= PAYLOAD_BYTES_MAX:
+        if len(self.stdout) + len(data) <= self.output_bytes_max:
             self.stdout += data
         else:
             self.loud = True
             self.give_up()
 
 
-async def _spawn(command: Command, variables: Mapping[str, str], groups: Groups | None) -> _Command:
+async def _spawn(
+    command: Command,
+    variables: Mapping[str, str],
+    groups: Groups | None,
+    output_bytes_max: int,
+) -> _Command:
     env = {**command.env, **variables}
     try:
         return await children.spawn(
-            partial(_Command, groups), command.argv, cwd=command.cwd, env=env
+            partial(_Command, groups, output_bytes_max), command.argv, cwd=command.cwd, env=env
         )
     except (OSError, ValueError) as error:
         reason = f"{command.argv[0]}: cannot be started: {error}"
@@ -118,7 +125,7 @@ async def _spawn(command: Command, variables: Mapping[str, str], groups: Groups 
 def _output(child: _Command) -> payload_pb2.Payload | None:
     """Judges how the command ended."""
     if child.loud:
-        reason = f"stdout: more than {PAYLOAD_BYTES_MAX} bytes"
+        reason = f"stdout: more than {child.output_bytes_max} bytes"
         raise ChildFailed("OUTPUT_INVALID", reason, non_retryable=True)
     if child.transport.get_returncode() != 0:
         raise child.death()

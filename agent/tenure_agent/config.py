@@ -6,27 +6,26 @@ too, since a key with a typo would otherwise be a setting that silently does not
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tenure_agent import toml
+from tenure_agent.payloads import PAYLOAD_BYTES_MAX
+from tenure_agent.stores import SCHEMES
+from tenure_agent.toml import ConfigError, Table
 from tenure_client import channel
 from tenure_evidence.keys import Chain, ChainInvalid
 from tenure_evidence.notes import VerifierKey
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 BUILTIN_PREFIX = "tenure."
+_STORED_MAX = 1 << 30
 COMMAND_ENV_DEFAULT = ("PATH", "HOME", "LANG")
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message says where and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +62,15 @@ class CommandConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadsConfig:
+    """Where payloads lie that are too large to travel; sizes in bytes."""
+
+    store: str
+    inline_max: int = 256 << 10
+    stored_max: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
     """Everything one agent process needs to know."""
 
@@ -78,6 +86,8 @@ class AgentConfig:
     stop_seconds: float = 5.0
     python: tuple[PythonConfig, ...] = ()
     command: tuple[CommandConfig, ...] = ()
+    #: None: everything travels, or is too large.
+    payloads: PayloadsConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,31 +107,19 @@ def load(path: Path | None, overrides: Overrides | None = None) -> AgentConfig:
 
     Without a file the command line says it all, and there are the built-in kinds only.
     """
-    document = {} if path is None else _read(path)
+    document = {} if path is None else toml.read(path)
     path = (path or Path("command line")).absolute()
     if overrides is not None:
         _lay_over(document, overrides)
-    top = _Table(path, "", document)
+    top = Table(path, "", document)
     coordinator = _coordinator(top.table("coordinator", required=True))
     agent = top.table("agent")
     python = tuple(_python(table) for table in top.tables("python"))
     command = tuple(_command(table) for table in top.tables("command"))
+    stored = _payloads(top.table("payloads")) if "payloads" in document else None
     top.finish()
     _refuse_repeats(path, [*(it.kind for it in python), *(it.kind for it in command)])
-    return _agent(agent, coordinator, python, command)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Reads the file as TOML."""
-    path = path.absolute()
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text: {error.reason}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    return replace(_agent(agent, coordinator, python, command), payloads=stored)
 
 
 def _lay_over(document: dict[str, Any], overrides: Overrides) -> None:
@@ -149,100 +147,7 @@ def _lay_over(document: dict[str, Any], overrides: Overrides) -> None:
         agent["slots"] = overrides.slots
 
 
-class _Table:
-    """One table of the file; remembers which keys were asked for, so that others are refused."""
-
-    def __init__(self, path: Path, name: str, content: Mapping[str, Any]) -> None:
-        self.path = path
-        self.name = name
-        self._content = content
-        self._known: list[str] = []
-
-    def refuse(self, key: str, reason: str) -> ConfigError:
-        """Makes the error for one key of this table."""
-        where = f"[{self.name}] {key}" if self.name else key
-        return ConfigError(f"{self.path}: {where}: {reason}")
-
-    def value(self, key: str, kind: type, expected: str, *, required: bool = False) -> Any:
-        """The value of a key, None when it is absent. Booleans never pass as numbers."""
-        self._known.append(key)
-        if key not in self._content:
-            if required:
-                raise self.refuse(key, "is missing" + self._near(key, self._content))
-            return None
-        value = self._content[key]
-        if kind is float and type(value) is int:
-            value = float(value)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.refuse(key, f"must be {expected}, not {_describe(value)}")
-        return value
-
-    def text(self, key: str, *, required: bool = False) -> str | None:
-        """A string that is not empty."""
-        value: str | None = self.value(key, str, "a string", required=required)
-        if value == "":
-            raise self.refuse(key, "must not be empty")
-        return value
-
-    def texts(self, key: str, *, required: bool = False) -> tuple[str, ...] | None:
-        """A list of strings."""
-        value = self.value(key, list, "a list of strings", required=required)
-        if value is None:
-            return None
-        for entry in value:
-            if not isinstance(entry, str):
-                raise self.refuse(key, f"must be a list of strings, not with {_describe(entry)}")
-        return tuple(value)
-
-    def seconds(self, key: str, default: float) -> float:
-        """A span of time from 0 to one day."""
-        value: float | None = self.value(key, float, "a number of seconds")
-        if value is None:
-            return default
-        if not 0 <= value <= 86400:
-            raise self.refuse(key, "must be from 0 to 86400 seconds")
-        return value
-
-    def file(self, key: str) -> Path | None:
-        """A path, relative to the file's folder, of something that exists."""
-        value = self.text(key)
-        if value is None:
-            return None
-        target = self.path.parent / Path(value).expanduser()
-        if not target.is_file():
-            raise self.refuse(key, f"no such file: {target}")
-        return target
-
-    def table(self, key: str, *, required: bool = False) -> _Table:
-        """A table inside this one; empty when it is absent."""
-        content = self.value(key, dict, f"a table: [{key}]", required=required)
-        return _Table(self.path, key, content or {})
-
-    def tables(self, key: str) -> list[_Table]:
-        """A list of tables, named by their place."""
-        content = self.value(key, list, f"a list of tables: [[{key}]]") or []
-        for entry in content:
-            if not isinstance(entry, dict):
-                raise self.refuse(key, f"must be a list of tables: [[{key}]]")
-        return [_Table(self.path, f"{key} #{i}", entry) for i, entry in enumerate(content, 1)]
-
-    def finish(self) -> None:
-        """Refuses keys that nobody asked for."""
-        for key in self._content:
-            if key in self._known:
-                continue
-            hint = self._near(key, self._known) or f"; known: {', '.join(self._known)}"
-            what = "unknown key" if self.name else "unknown table or key"
-            raise self.refuse(key, what + hint)
-
-    @staticmethod
-    def _near(key: str, others: Iterable[str]) -> str:
-        """Asks whether another key was meant, when one is near."""
-        near = difflib.get_close_matches(key, list(others), n=1)
-        return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _coordinator(table: _Table) -> CoordinatorConfig:
+def _coordinator(table: Table) -> CoordinatorConfig:
     addresses = table.texts("addresses", required=True)
     key_file = table.file("key_file")
     key_env = table.text("key_env")
@@ -268,7 +173,7 @@ def _coordinator(table: _Table) -> CoordinatorConfig:
     return CoordinatorConfig(addresses=addresses, key=secret, tls=tls, public_key=public_key)
 
 
-def _secret(table: _Table, key_file: Path | None, key_env: str | None) -> str:
+def _secret(table: Table, key_file: Path | None, key_env: str | None) -> str:
     """Reads the API key. The error never shows it."""
     if (key_file is None) == (key_env is None):
         raise table.refuse("key_file", "exactly one of key_file and key_env must be given")
@@ -289,7 +194,7 @@ def _secret(table: _Table, key_file: Path | None, key_env: str | None) -> str:
     return secret
 
 
-def _public_key(table: _Table, text: str | None, file: Path | None) -> VerifierKey | None:
+def _public_key(table: Table, text: str | None, file: Path | None) -> VerifierKey | None:
     """Reads the verifier key that leases are checked against; None when there is none."""
     if text is not None and file is not None:
         raise table.refuse("public_key", "only one of public_key and public_key_file can be given")
@@ -309,7 +214,7 @@ def _public_key(table: _Table, text: str | None, file: Path | None) -> VerifierK
 
 
 def _agent(
-    table: _Table,
+    table: Table,
     coordinator: CoordinatorConfig,
     python: tuple[PythonConfig, ...],
     command: tuple[CommandConfig, ...],
@@ -334,7 +239,7 @@ def _agent(
         raise table.refuse("labels", "must be at most 64")
     for key, value in labels.items():
         if not isinstance(value, str):
-            raise table.refuse("labels", f"{key!r} must be a string, not {_describe(value)}")
+            raise table.refuse("labels", f"{key!r} must be a string, not {toml.describe(value)}")
     return AgentConfig(
         path=table.path,
         coordinator=coordinator,
@@ -351,7 +256,29 @@ def _agent(
     )
 
 
-def _python(table: _Table) -> PythonConfig:
+def _payloads(table: Table) -> PayloadsConfig:
+    store = table.text("store", required=True)
+    inline_max = table.size("inline_max", 256 << 10)
+    stored_max = table.size("stored_max", 256 << 20)
+    table.finish()
+    assert store is not None
+    scheme, mark, place = store.partition("://")
+    if not mark or scheme not in SCHEMES:
+        known = ", ".join(f"{it}://" for it in SCHEMES)
+        raise table.refuse("store", f"{store!r} must begin with one of {known}")
+    if scheme == "file" and not place.startswith("/"):
+        reason = "must name a folder from the root on, as in file:///var/lib/tenure/payloads"
+        raise table.refuse("store", f"{store!r} {reason}")
+    if inline_max > PAYLOAD_BYTES_MAX:
+        raise table.refuse("inline_max", "must be at most 1MiB: more cannot travel")
+    if stored_max < inline_max:
+        raise table.refuse("stored_max", "must not be less than inline_max")
+    if stored_max > _STORED_MAX:
+        raise table.refuse("stored_max", "must be at most 1GiB: payloads are held in memory")
+    return PayloadsConfig(store=store, inline_max=inline_max, stored_max=stored_max)
+
+
+def _python(table: Table) -> PythonConfig:
     kind = _kind(table)
     function = table.text("function", required=True)
     process = table.value("process", bool, "true or false")
@@ -363,7 +290,7 @@ def _python(table: _Table) -> PythonConfig:
     return PythonConfig(kind=kind, function=function, process=bool(process))
 
 
-def _command(table: _Table) -> CommandConfig:
+def _command(table: Table) -> CommandConfig:
     kind = _kind(table)
     argv = table.texts("argv", required=True)
     env = table.texts("env")
@@ -379,7 +306,7 @@ def _command(table: _Table) -> CommandConfig:
     return CommandConfig(kind=kind, argv=argv, env=env, cwd=cwd)
 
 
-def _kind(table: _Table) -> str:
+def _kind(table: Table) -> str:
     kind = table.text("kind", required=True)
     assert kind is not None
     if not NAME_PATTERN.fullmatch(kind):
@@ -393,20 +320,3 @@ def _refuse_repeats(path: Path, kinds: list[str]) -> None:
     for kind in kinds:
         if kinds.count(kind) > 1:
             raise ConfigError(f"{path}: kind {kind!r}: has more than one handler")
-
-
-def _describe(value: object) -> str:
-    """Says what a TOML value is, in words."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return f"the string {value!r}"
-        case int() | float():
-            return f"the number {value}"
-        case list():
-            return "a list"
-        case dict():
-            return "a table"
-        case _:
-            return f"a {type(value).__name__}"

@@ -42,9 +42,15 @@ class Words:
     Each field is written by one side only and replaced whole, so that no lock is needed.
     """
 
-    __slots__ = ("checkpoint", "progress", "speak", "stop_asked")
+    __slots__ = ("checkpoint", "output_bytes_max", "progress", "speak", "stop_asked")
 
-    def __init__(self, speak: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        speak: Callable[[bool], None],
+        output_bytes_max: int = payloads.PAYLOAD_BYTES_MAX,
+    ) -> None:
+        #: The most bytes that its output may have.
+        self.output_bytes_max = output_bytes_max
         #: Called after something was said; True when it is to be sent at once.
         self.speak = speak
         self.progress: tuple[float, str] | None = None

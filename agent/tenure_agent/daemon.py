@@ -17,12 +17,15 @@ import structlog
 
 from tenure_agent import config as configuration
 from tenure_agent import handlers, logs
-from tenure_agent.config import AgentConfig, ConfigError
+from tenure_agent.config import AgentConfig
 from tenure_agent.groups import Groups
 from tenure_agent.link import Link, Replaced
 from tenure_agent.mandates import Guard
+from tenure_agent.references import References
 from tenure_agent.runner import StopCause
 from tenure_agent.spool import Spool, SpoolError
+from tenure_agent.stores import StoreError, open_store
+from tenure_agent.toml import ConfigError
 from tenure_agent.workbench import Workbench
 
 #: How long the last results may wait for their verdicts while the agent leaves.
@@ -56,8 +59,10 @@ class Daemon:
             slots=config.slots,
             stop_seconds=config.stop_seconds,
             spool_sync=config.spool_sync,
+            divided=len(config.coordinator.addresses) > 1,
             groups=self._groups,
             guard=guard,
+            references=_references(config),
         )
         self._workbench.changed = self._changed
         self._link = Link(config, self._workbench, table, on_welcome=self._welcomed, guard=guard)
@@ -141,6 +146,18 @@ class Daemon:
         scratch = self._ready_file.with_name(self._ready_file.name + ".new")
         scratch.write_bytes(orjson.dumps(facts))
         scratch.replace(self._ready_file)
+
+
+def _references(config: AgentConfig) -> References:
+    """What fetches and keeps large payloads. Raises ConfigError when the store cannot be opened."""
+    wanted = config.payloads
+    if wanted is None:
+        return References(None)
+    try:
+        store = open_store(wanted.store)
+    except StoreError as error:
+        raise ConfigError(f"{config.path}: [payloads] store: {error}") from error
+    return References(store, inline_max=wanted.inline_max, stored_max=wanted.stored_max)
 
 
 async def serve(config: AgentConfig, *, ready_file: Path | None, exit_with_stdin: bool) -> None:

@@ -10,6 +10,8 @@ import heapq
 import itertools
 from collections.abc import Callable
 
+from tenure_agent.alarm import Alarm
+
 
 class Deadline:
     """Something to do at a time, until it is cancelled."""
@@ -28,42 +30,29 @@ class Deadlines:
     """Calls what is due, on the loop, never early."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
         self._heap: list[tuple[float, int, Deadline]] = []
         self._order = itertools.count()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
+        self._alarm = Alarm(loop, self._ring)
 
     def at(self, when: float, act: Callable[[], None]) -> Deadline:
         """Plans a call for a time of the loop's clock."""
         deadline = Deadline(act)
         heapq.heappush(self._heap, (when, next(self._order), deadline))
-        if when < self._timer_at:
-            self._arm(when)
+        if when < self._alarm.at:
+            self._alarm.set(when)
         return deadline
 
     def close(self) -> None:
         """Forgets all deadlines."""
         self._heap.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_at = None, float("inf")
+        self._alarm.clear()
 
-    def _arm(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._ring)
-        self._timer_at = when
-
-    def _ring(self) -> None:
-        self._timer, self._timer_at = None, float("inf")
-        # The loop may ring within its clock's resolution before the time.
-        now = max(self._loop.time(), self._heap[0][0] if self._heap else 0.0)
+    def _ring(self, _at: float, now: float) -> None:
         due: list[Deadline] = []
         while self._heap and (self._heap[0][0] <= now or self._heap[0][2].act is None):
             due.append(heapq.heappop(self._heap)[2])
         if self._heap:
-            self._arm(self._heap[0][0])
+            self._alarm.set(self._heap[0][0])
         for deadline in due:
             if deadline.act is not None:
                 deadline.act()

@@ -18,8 +18,8 @@ from tenure_agent.payloads import PAYLOAD_BYTES_MAX
 
 GREETING = b"\nTNRWRK1\n"
 HEADER = struct.Struct("<IB")
-#: The most that a worker may say in one frame: a payload, or a failure with its stack.
-REPORT_BYTES_MAX = PAYLOAD_BYTES_MAX + 64 * 1024
+#: What a worker may say in one frame beside a payload: a failure with its stack, a log line.
+REPORT_EXTRA_BYTES = PAYLOAD_BYTES_MAX + 64 * 1024
 #: The most that a worker takes in one frame: a lease with all that is upstream of it.
 ORDER_BYTES_MAX = 1024 * 1024 * 1024
 
@@ -27,7 +27,8 @@ ORDER_BYTES_MAX = 1024 * 1024 * 1024
 class Tag(enum.IntEnum):
     """What a frame is about. Only BEGIN goes to the worker."""
 
-    #: Execute an attempt: the function's name, a line feed, a serialized LeaseBatch of one.
+    #: Execute an attempt: the function's name, a space, the most bytes of its output, a line feed,
+    #: a serialized LeaseBatch of one.
     BEGIN = 1
     #: It can take its first attempt.
     READY = 2
@@ -61,7 +62,7 @@ class Frames:
 
     def __init__(self, *, bytes_max: int, greeting: bytes = b"") -> None:
         self._data = bytearray()
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._greeting = greeting
 
     def feed(self, data: bytes) -> Iterator[tuple[Tag, bytes]]:
@@ -71,8 +72,8 @@ class Frames:
             return
         while len(self._data) >= HEADER.size:
             length, number = HEADER.unpack_from(self._data)
-            if length > self._bytes_max:
-                raise FrameError(f"a frame of {length} bytes, of at most {self._bytes_max}")
+            if length > self.bytes_max:
+                raise FrameError(f"a frame of {length} bytes, of at most {self.bytes_max}")
             if len(self._data) < HEADER.size + length:
                 return
             try:

@@ -72,7 +72,7 @@ async def call_async(
         ctx = TaskContext(lease, run, words)
         context.CURRENT.set(ctx)
         ctx.raise_if_cancelled()
-        return _output(await function(ctx, _input(ctx)))
+        return _output(await function(ctx, _input(ctx)), words)
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too
         return error
 
@@ -85,7 +85,7 @@ def call_plain(
         ctx = TaskContext(lease, run, words)
         context.CURRENT.set(ctx)
         ctx.raise_if_cancelled()
-        return _output(function(ctx, _input(ctx)))
+        return _output(function(ctx, _input(ctx)), words)
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too
         return error
 
@@ -115,12 +115,12 @@ def _input(ctx: TaskContext) -> Any:
         raise NonRetryable("INPUT_INVALID", str(error)) from error
 
 
-def _output(value: Any) -> payload_pb2.Payload | None:
+def _output(value: Any, words: Words) -> payload_pb2.Payload | None:
     """Encodes what a handler returned; None means no output."""
     if value is None:
         return None
     try:
-        return payloads.encode(value)
+        return payloads.encode(value, words.output_bytes_max)
     except payloads.PayloadError as error:
         if asyncio.iscoroutine(value):
             value.close()

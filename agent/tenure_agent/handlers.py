@@ -15,10 +15,11 @@ from typing import Any
 
 from tenure.v1 import agents_pb2
 from tenure_agent import commands, context, functions, isolated, payloads
-from tenure_agent.config import AgentConfig, CommandConfig, ConfigError, PythonConfig
+from tenure_agent.config import AgentConfig, CommandConfig, PythonConfig
 from tenure_agent.context import TaskContext
 from tenure_agent.functions import FunctionError
 from tenure_agent.isolated import Isolated
+from tenure_agent.toml import ConfigError
 
 TRACE_SECONDS_MAX = 7 * 86400
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 #: Run id, task key, term: what names a lease for ever.
@@ -167,3 +168,40 @@ class Holding:
     def _renew_at(self, asked_at: float) -> float:
         step = self.lease_seconds * STEP_PART
         return (asked_at + self.lease_seconds * RENEWED_PART) // step * step
+
+
+class Holdings:
+    """All leases whose handlers run, by tenant: each tenant is on a line of its own or on none."""
+
+    def __init__(self) -> None:
+        self._tenants: dict[str, Holding] = {}
+
+    def of(self, tenant: str) -> Holding:
+        """The leases of a tenant that was served at some time."""
+        return self._tenants[tenant]
+
+    def items(self) -> Iterable[tuple[str, Holding]]:
+        """The tenants and their leases."""
+        return self._tenants.items()
+
+    def serve(
+        self, tenant: str, now: float, *, lease_seconds: float, accept_within_seconds: float
+    ) -> None:
+        """A tenant is served on a line from now on; whatever it was on before counts no more."""
+        holding = self._tenants.get(tenant)
+        if holding is None:
+            holding = self._tenants[tenant] = Holding()
+        holding.line_cut()
+        holding.line_up(
+            now, lease_seconds=lease_seconds, accept_within_seconds=accept_within_seconds
+        )
+
+    def line_cut(self, tenants: Iterable[str]) -> None:
+        """The line of these tenants is gone."""
+        for tenant in tenants:
+            self._tenants[tenant].line_cut()
+
+    def next_due(self) -> float | None:
+        """When the next lease wants something; None: nothing is held."""
+        dues = (holding.next_due() for holding in self._tenants.values())
+        return min((due for due in dues if due is not None), default=None)

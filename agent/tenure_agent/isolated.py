@@ -24,7 +24,7 @@ from tenure.v1 import agents_pb2, payload_pb2
 from tenure_agent import context
 from tenure_agent.children import STDERR_TAIL_BYTES, Child, ChildFailed, signal_name
 from tenure_agent.context import Words
-from tenure_agent.frames import GREETING, REPORT_BYTES_MAX, Frames, Tag, pack
+from tenure_agent.frames import GREETING, REPORT_EXTRA_BYTES, Frames, Tag, pack
 from tenure_agent.groups import Groups
 
 #: How much of what one attempt prints is logged.
@@ -56,7 +56,8 @@ class Errand:
         """The frame that begins it. The lease's token stays here: only the agent needs it."""
         batch = agents_pb2.LeaseBatch(leases=[self.lease], runs=[self.run])
         batch.leases[0].ClearField("token")
-        return pack(Tag.BEGIN, self.function.encode() + b"\n" + batch.SerializeToString())
+        head = f"{self.function} {self.words.output_bytes_max}\n".encode()
+        return pack(Tag.BEGIN, head + batch.SerializeToString())
 
 
 def argv(mode: str, level: str, functions: Sequence[Isolated]) -> list[str]:
@@ -115,7 +116,7 @@ class WorkerProcess(Child):
         #: Told to stop, or not understood: never used again.
         self.spent = False
         self._on_exit = on_exit
-        self._frames = Frames(bytes_max=REPORT_BYTES_MAX, greeting=GREETING)
+        self._frames = Frames(bytes_max=REPORT_EXTRA_BYTES, greeting=GREETING)
         self._words: Words | None = None
         self._fields: dict[str, str | int] = {}
         self._printed = bytearray()
@@ -202,6 +203,7 @@ class WorkerProcess(Child):
         self._output = self._failure = None
         self._log_printed(whole=True)
         self._words = errand.words
+        self._frames.bytes_max = errand.words.output_bytes_max + REPORT_EXTRA_BYTES
         self._fields = context.log_fields(errand.lease, errand.run)
         self.stderr.clear()
         self._printed_bytes = 0

@@ -6,15 +6,18 @@ the standard library, carries the fields of its attempt by itself.
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import orjson
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from tenure_agent import context
+from tenure_evidence.shown import clean, one_line
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -37,12 +40,12 @@ def configure(*, log_format: str, level: str, stream: SupportsWrite[str] | None 
     if log_format == "json":
         final = [structlog.processors.format_exc_info, _render_json]
     else:
-        # The plain traceback, since the rich ones show local variables: lease tokens, inputs.
         final = [
+            _harmless,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
-                exception_formatter=structlog.dev.plain_traceback,
-            )
+                exception_formatter=_plain_traceback,
+            ),
         ]
     structlog.configure(
         processors=[
@@ -75,10 +78,29 @@ def _add_attempt(_logger: WrappedLogger, _name: str, event: EventDict) -> EventD
     return event
 
 
+def _harmless(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Shows what a terminal would obey, and what would begin a line of its own."""
+    return {
+        key: one_line(value) if isinstance(value, str) and key != "stack" else value
+        for key, value in event.items()
+    }
+
+
+def _plain_traceback(out: TextIO, raised: ExcInfo) -> None:
+    """Without the values of the frames, lease tokens and inputs among them."""
+    written = io.StringIO()
+    structlog.dev.plain_traceback(written, raised)
+    out.write(clean(written.getvalue()))
+
+
 def _render_json(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
-    """One line of JSON; what JSON does not know is put down as Python shows it."""
+    """One line of JSON; what JSON does not know is put down as Python shows it.
+
+    It is one line to every reader, also to those who take U+0085 or U+2028 for an end.
+    """
     try:
-        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+        text = orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+        return text if text.isprintable() else json.dumps(orjson.loads(text))
     except TypeError:
         # A text that is not valid Unicode, or a number too large: show everything as text.
         return orjson.dumps({str(key): ascii(value) for key, value in event.items()}).decode()

@@ -9,12 +9,14 @@ input or output here, and no clock.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
 from tenure.v1 import agents_pb2, payload_pb2
 from tenure_evidence import keys, mandate
 from tenure_evidence.digests import given_digest, payload_digest
+from tenure_evidence.items import lease_item
 from tenure_evidence.mandate import Mandate, MandateInvalid
 from tenure_evidence.notes import VerifierKey
 from tenure_evidence.tree import HASH_BYTES
@@ -55,10 +57,13 @@ class Guard:
             raise CoordinatorUntrusted("the coordinator has no key that signs leases")
         try:
             chain = keys.Chain.read(welcome.root_key, welcome.certificates)
-            self._chain = chain.trusting(self._key)
+            trusted = chain.trusting(self._key)
         except (keys.ChainInvalid, keys.KeyUnknown) as error:
             reason = f"the coordinator's keys do not lead to the configured public key: {error}"
             raise CoordinatorUntrusted(reason) from None
+        if trusted.newest not in self._chain.keys:
+            # Else another of our coordinators has told us of newer ones already.
+            self._chain = trusted
         log.info(
             "leases are checked against their mandates",
             public_key=self._key.hash.hex(),
@@ -94,6 +99,8 @@ class Batch:
         #: By number and tenant; a text says what is wrong with it.
         self._checked: dict[tuple[int, str], Mandate | str] = {}
         self._inputs: dict[str, bytes | None] = {}
+        #: The words of items of several leases that were found to be what was signed.
+        self._found: set[tuple[object, ...]] = set()
 
     def objection(self, lease: agents_pb2.Lease, run: agents_pb2.RunContext) -> str:
         """Why a lease must not be executed; empty when it is what was signed.
@@ -102,7 +109,7 @@ class Batch:
         """
         try:
             signed = self._signed(lease.mandate, run.tenant_id)
-            mandate.check_item(signed, lease.mandate_position, self._item(lease, run))
+            self._check_item(signed, lease, run)
         except MandateInvalid as error:
             self._guard.refused += 1
             return str(error)
@@ -131,33 +138,54 @@ class Batch:
         mandate.check(signed, self._chain, tenant)
         return signed
 
-    def _item(self, lease: agents_pb2.Lease, run: agents_pb2.RunContext) -> bytes:
-        """The item of evidence as it must have been signed. Raises MandateInvalid."""
+    def _check_item(
+        self, signed: Mandate, lease: agents_pb2.Lease, run: agents_pb2.RunContext
+    ) -> None:
+        """Makes the item of evidence anew as it must have been signed. Raises MandateInvalid."""
+        position = lease.mandate_position
+        shared = signed.shared.get(position)
+        words = {
+            "run": lease.run_id,
+            "seq": lease.grant_sequence,
+            "at": lease.grant_us,
+            "attempt": lease.attempt,
+            "term": lease.term,
+            "agent": self._guard.agent,
+            "definition": run.workflow_digest,
+            "constitution": run.constitution_digest,
+            "handler": lease.kind,
+            "given": self._given(lease, run),
+        }
+        if shared is None:
+            mandate.check_item(signed, position, _item(words, (lease.task_key,)))
+            return
+        if lease.task_key not in shared:
+            raise MandateInvalid("lease is not among those that were signed together")
+        words["seq"] = lease.grant_sequence - shared[lease.task_key]
+        # Once for all leases of an item: whose words are the same makes the same item.
+        key = (lease.mandate, position, *words.values())
+        if key not in self._found:
+            mandate.check_item(signed, position, _item(words, tuple(shared)))
+            self._found.add(key)
+
+    def _given(self, lease: agents_pb2.Lease, run: agents_pb2.RunContext) -> bytes:
+        """The digest of everything that came with a lease."""
         inputs = self._inputs
         if run.run_id not in inputs:
             inputs[run.run_id] = _digest(run.input) if run.HasField("input") else None
-        given = given_digest(
+        return given_digest(
             _digest(lease.input) if lease.HasField("input") else None,
             inputs[run.run_id],
             _digests(lease.upstream) if lease.upstream else (),
             _digest(lease.checkpoint) if lease.HasField("checkpoint") else None,
         )
-        try:
-            return mandate.lease_item(
-                run=lease.run_id,
-                seq=lease.grant_sequence,
-                at=lease.grant_us,
-                task=lease.task_key,
-                attempt=lease.attempt,
-                term=lease.term,
-                agent=self._guard.agent,
-                definition=run.workflow_digest,
-                constitution=run.constitution_digest,
-                handler=lease.kind,
-                given=given,
-            )
-        except TypeError as error:
-            raise MandateInvalid(f"lease cannot be written down: {error}") from None
+
+
+def _item(words: Mapping[str, Any], tasks: Sequence[str]) -> bytes:
+    try:
+        return lease_item(tasks=tasks, **words)
+    except TypeError as error:
+        raise MandateInvalid(f"lease cannot be written down: {error}") from None
 
 
 def _mandate(message: agents_pb2.Mandate) -> Mandate:
@@ -172,6 +200,10 @@ def _mandate(message: agents_pb2.Mandate) -> Mandate:
         leaf_hashes=tuple(
             hashes[start : start + HASH_BYTES] for start in range(0, len(hashes), HASH_BYTES)
         ),
+        shared={
+            item.position: {task: number for number, task in enumerate(item.tasks)}
+            for item in message.shared
+        },
     )
 
 

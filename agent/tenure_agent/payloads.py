@@ -22,11 +22,11 @@ class PayloadError(ValueError):
     """A value that cannot be a payload: not JSON, or too large."""
 
 
-def encode(value: Any) -> payload_pb2.Payload:
+def encode(value: Any, bytes_max: int = PAYLOAD_BYTES_MAX) -> payload_pb2.Payload:
     """Turns a value into a JSON payload.
 
     Beside what JSON knows, dates, UUIDs, enums and dataclasses are taken. Raises PayloadError
-    when something else is in it or when it has more than 1 MiB.
+    when something else is in it or when it has more bytes than it may.
     """
     try:
         data = orjson.dumps(value)
@@ -35,7 +35,7 @@ def encode(value: Any) -> payload_pb2.Payload:
     if b"null" in data and not _finite(value):
         # orjson writes NaN and infinities as null without a word.
         raise PayloadError("not JSON: a number that is not finite")
-    return payload_pb2.Payload(data=check_size(data))
+    return payload_pb2.Payload(data=check_size(data, bytes_max))
 
 
 def decode(payload: payload_pb2.Payload) -> Any:
@@ -66,10 +66,10 @@ def is_json(payload: payload_pb2.Payload) -> bool:
     return media_type in ("", "application/json") or media_type.endswith("+json")
 
 
-def check_size(data: bytes) -> bytes:
+def check_size(data: bytes, bytes_max: int) -> bytes:
     """Gives the bytes back. Raises PayloadError when there are more than a payload may have."""
-    if len(data) > PAYLOAD_BYTES_MAX:
-        raise PayloadError(f"too large: {len(data)} bytes of at most {PAYLOAD_BYTES_MAX}")
+    if len(data) > bytes_max:
+        raise PayloadError(f"too large: {len(data)} bytes of at most {bytes_max}")
     return data
 
 

@@ -27,6 +27,7 @@ from tenure_agent.functions import Ending
 from tenure_agent.groups import Groups
 from tenure_agent.holding import Key
 from tenure_agent.isolated import Errand, Isolated
+from tenure_agent.references import CORRUPT, ReferenceFailed, References
 from tenure_agent.threads import HandlerThreads
 from tenure_agent.workers import Workers
 
@@ -62,13 +63,13 @@ class Attempt:
         self.run = run
         self.words: Words
         self.cause: StopCause | None = None
-        self.task: asyncio.Task[Ending] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self.deadline: Deadline | None = None
         self.stop_seconds = 0.0
         self.reported = False
         #: A word from a thread is on its way to the loop.
         self.word_waits = False
-        #: What of its words has been sent. Kept by the workbench.
+        #: What of its words has been sent. Kept by `renewals`.
         self.progress_sent: tuple[float, str] | None = None
         self.checkpoint_sent: payload_pb2.Payload | None = None
 
@@ -91,6 +92,7 @@ class Runner:
         on_free: Callable[[], None],
         on_word: Callable[[Key, bool], None],
         groups: Groups | None = None,
+        references: References | None = None,
     ) -> None:
         """Takes three callbacks.
 
@@ -110,6 +112,7 @@ class Runner:
         self._given_up = 0
         self._stop_seconds = stop_seconds
         self._groups = groups
+        self._references = references or References(None)
         self._on_end = on_end
         self._on_free = on_free
         self._on_word = on_word
@@ -122,13 +125,22 @@ class Runner:
         if type(handler) is handlers.Inline:
             return _fill(handler, lease)
         attempt = Attempt(key, lease, run)
-        attempt.words = Words(partial(self._spoken, attempt))
+        output_bytes_max = self._references.output_bytes_max
+        attempt.words = Words(partial(self._spoken, attempt), output_bytes_max)
         attempt.stop_seconds = self._stop_seconds
         if lease.HasField("attempt_timeout"):
             seconds = lease.attempt_timeout.ToNanoseconds() / 1e9
             timed_out = partial(self.stop, key, StopCause.TIMED_OUT)
             attempt.deadline = self._deadlines.at(self._loop.time() + seconds, timed_out)
         self.running[key] = attempt
+        if self._references.wants_fetching(lease, run):
+            attempt.task = self._loop.create_task(self._fetch(attempt))
+            attempt.task.add_done_callback(partial(self._fetched, attempt, handler))
+        else:
+            self._begin(attempt, handler)
+        return None
+
+    def _begin(self, attempt: Attempt, handler: handlers.Handler | None) -> None:
         match handler:
             case handlers.Coroutine(function):
                 lease, run, words = attempt.lease, attempt.run, attempt.words
@@ -139,8 +151,25 @@ class Runner:
                 attempt.stop_seconds += PROCESS_EXTRA_SECONDS
                 self._start_task(attempt, self._execute(handler, attempt))
             case _:
-                self._ended(attempt, NonRetryable("KIND_UNKNOWN", f"no handler: {lease.kind}"))
-        return None
+                reason = f"no handler: {attempt.lease.kind}"
+                self._ended(attempt, NonRetryable("KIND_UNKNOWN", reason))
+
+    async def _fetch(self, attempt: Attempt) -> None:
+        attempt.lease, attempt.run = await self._references.fetched(attempt.lease, attempt.run)
+
+    def _fetched(
+        self, attempt: Attempt, handler: handlers.Handler | None, task: asyncio.Task[None]
+    ) -> None:
+        """Begins an attempt once everything is there that its handler is given."""
+        if task.cancelled():
+            self._settle(attempt, asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self._settle(attempt, error)
+        elif attempt.reported:
+            self._settle(attempt, None)
+        else:
+            attempt.task = None
+            self._begin(attempt, handler)
 
     def stop(self, key: Key, cause: StopCause) -> None:
         """Tells an attempt to stop. The first cause stands, but a lost lease overrides any."""
@@ -207,6 +236,7 @@ class Runner:
                 commands.variables_of(lease, run),
                 stop_seconds=self._stop_seconds,
                 groups=self._groups,
+                output_bytes_max=attempt.words.output_bytes_max,
             )
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - its attempt fails
             return error
@@ -232,7 +262,26 @@ class Runner:
             self._on_free()
 
     def _ended(self, attempt: Attempt, ending: Ending) -> None:
-        """Takes the end of a handler."""
+        """Takes the end of a handler; an output that is too large to travel is stored first."""
+        if not attempt.reported and self._references.wants_keeping(ending):
+            assert isinstance(ending, payload_pb2.Payload)
+            tenant_id = attempt.run.tenant_id
+            attempt.task = self._loop.create_task(self._keep(tenant_id, ending))
+            attempt.task.add_done_callback(partial(self._kept, attempt))
+        else:
+            self._settle(attempt, ending)
+
+    async def _keep(self, tenant_id: str, output: payload_pb2.Payload) -> Ending:
+        try:
+            return await self._references.keep(tenant_id, output)
+        except ReferenceFailed as error:
+            return error
+
+    def _kept(self, attempt: Attempt, task: asyncio.Task[Ending]) -> None:
+        self._settle(attempt, asyncio.CancelledError() if task.cancelled() else task.result())
+
+    def _settle(self, attempt: Attempt, ending: Ending) -> None:
+        """Reports how an attempt ended, unless that was done when it was given up."""
         if not attempt.reported:
             self._report(attempt, ending)
             self._on_free()
@@ -297,11 +346,13 @@ def _failure(error: BaseException) -> runs_pb2.Failure:
     """Says what a handler raised, or how its process ended."""
     if isinstance(error, ChildFailed):
         return functions.failure_in(error.code, error.message, non_retryable=error.non_retryable)
+    if isinstance(error, ReferenceFailed):
+        return functions.failure_in(error.code, error, non_retryable=error.code == CORRUPT)
     return functions.failure(error)
 
 
 def _log_failure(attempt: Attempt, error: BaseException, failure: runs_pb2.Failure) -> None:
-    known = isinstance(error, NonRetryable | ChildFailed)
+    known = isinstance(error, NonRetryable | ChildFailed | ReferenceFailed)
     log.warning(
         "attempt failed",
         code=failure.code,

@@ -80,8 +80,10 @@ class Reports:
 class Telling:
     """What one attempt has to say, until it ends. A thread that it left behind is not heard."""
 
-    def __init__(self, reports: Reports, progressed: threading.Event) -> None:
-        self.words = Words(self._spoken)
+    def __init__(
+        self, reports: Reports, progressed: threading.Event, output_bytes_max: int
+    ) -> None:
+        self.words = Words(self._spoken, output_bytes_max)
         self._reports = reports
         self._progressed = progressed
         self._lock = threading.Lock()
@@ -143,11 +145,12 @@ class Worker:
         self._reports.send(Tag.READY)
         with self._runner:
             while (order := self._orders.get()) is not None:
-                function, _, batch = order.partition(b"\n")
-                self._execute(function.decode(), agents_pb2.LeaseBatch.FromString(batch))
+                head, _, batch = order.partition(b"\n")
+                function, _, bytes_max = head.decode().rpartition(" ")
+                self._execute(function, int(bytes_max), agents_pb2.LeaseBatch.FromString(batch))
 
-    def _execute(self, name: str, batch: agents_pb2.LeaseBatch) -> None:
-        telling = self._telling = Telling(self._reports, self._progressed)
+    def _execute(self, name: str, bytes_max: int, batch: agents_pb2.LeaseBatch) -> None:
+        telling = self._telling = Telling(self._reports, self._progressed, bytes_max)
         # A handler may have taken the signal for itself.
         signal.signal(signal.SIGTERM, self._told_to_stop)
         self._reports.send(Tag.BEGUN)

@@ -18,6 +18,7 @@ from tests.agent.trial import STOP_SECONDS, StartTrial, Trial
 from tenure_agent import config, daemon
 from tenure_agent.handlers import Handler
 from tenure_agent.isolated import Isolated
+from tenure_agent.references import References
 from tenure_agent.runner import StopCause
 
 KEY = "tnr_" + "k" * 43
@@ -213,8 +214,13 @@ async def wait_for_end(pid: int) -> None:
 async def trial() -> AsyncIterator[StartTrial]:
     made: list[Trial] = []
 
-    def make(slots: int = 4, stop_seconds: float = STOP_SECONDS, **table: Handler) -> Trial:
-        made.append(Trial(table, slots=slots, stop_seconds=stop_seconds))
+    def make(
+        slots: int = 4,
+        stop_seconds: float = STOP_SECONDS,
+        references: References | None = None,
+        **table: Handler,
+    ) -> Trial:
+        made.append(Trial(table, slots=slots, stop_seconds=stop_seconds, references=references))
         return made[-1]
 
     yield make
@@ -232,11 +238,16 @@ def start_isolated(trial: StartTrial, tmp_path: Path) -> StartIsolated:
     """
     (tmp_path / "isolated_test_handlers.py").write_text(ISOLATED_HANDLERS)
 
-    def make(*names: str, slots: int = 4, stop_seconds: float = 10.0) -> Trial:
+    def make(
+        *names: str,
+        slots: int = 4,
+        stop_seconds: float = 10.0,
+        references: References | None = None,
+    ) -> Trial:
         found = {
             name: Isolated(function=f"isolated_test_handlers:{name}", folder=tmp_path)
             for name in names
         }
-        return trial(slots=slots, stop_seconds=stop_seconds, **found)
+        return trial(slots=slots, stop_seconds=stop_seconds, references=references, **found)
 
     return make

@@ -163,6 +163,7 @@ class FakeCoordinator(_Servicer):  # type: ignore[misc]
         self.hellos.append(first.hello)
         welcome = agents_pb2.Welcome() if self.signatory is None else self.signatory.welcome()
         welcome.agent_id = str(uuid.uuid4())
+        welcome.tenant_ids.append("acme")
         welcome.lease_duration.FromNanoseconds(int(self.lease_seconds * 1e9))
         welcome.accept_within.FromNanoseconds(int(self.accept_within_seconds * 1e9))
         standings = [self._standing(key_of(ref)) for ref in first.hello.held]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tenure.v1 import agents_pb2, payload_pb2
 from tenure_evidence import keys, mandate, notes, tree
 from tenure_evidence.canonical import canonical
 from tenure_evidence.digests import given_digest, payload_digest
+from tenure_evidence.items import lease_item
 from tenure_evidence.signing import SigningKey
 
 INSTALLATION = "6f1c64a4-1d55-4f39-9a86-b3ab2ea3ed4e"
@@ -38,14 +41,21 @@ class Signatory:
         """What it tells an agent."""
         return agents_pb2.Welcome(root_key=self.root_key, certificates=self.certificates)
 
-    def sign(self, batch: agents_pb2.LeaseBatch) -> None:
-        """Gives the leases of a batch their mandate."""
+    def sign(self, batch: agents_pb2.LeaseBatch, *, together: int = 0) -> None:
+        """Gives the leases of a batch their mandate; the last so many share an item."""
         runs = {run.run_id: run for run in batch.runs}
-        hashes = [OTHER_ITEM]
-        for lease in batch.leases:
-            lease.mandate, lease.mandate_position = len(batch.mandates), len(hashes)
-            lease.grant_us, lease.grant_sequence = 1_700_000_000_000_000, len(hashes) + 1
+        hashes, signed = [OTHER_ITEM], batch.mandates.add()
+        alone = len(batch.leases) - together
+        for lease in batch.leases[:alone]:
+            self._grant(lease, len(batch.mandates) - 1, len(hashes), len(hashes) + 1)
             hashes.append(tree.leaf_hash(self._item(lease, runs[lease.run_id])))
+        if together:
+            shared, tasks = batch.leases[alone:], [it.task_key for it in batch.leases[alone:]]
+            for number, lease in enumerate(shared):
+                self._grant(lease, len(batch.mandates) - 1, len(hashes), 100 + number)
+            signed.shared.add(position=len(hashes), tasks=tasks)
+            first = shared[0]
+            hashes.append(tree.leaf_hash(self._item(first, runs[first.run_id], tasks)))
         entry = canonical(
             {
                 "version": 1,
@@ -55,25 +65,30 @@ class Signatory:
                 "items": {"count": len(hashes), "root": tree.root(hashes).hex()},
             }
         )
-        batch.mandates.add(
-            entry=entry,
-            signature=mandate.sign(self.key, entry),
-            key_hash=self.key.verifier.hash,
-            leaf_hashes=b"".join(hashes),
-        )
+        signed.entry = entry
+        signed.signature = mandate.sign(self.key, entry)
+        signed.key_hash = self.key.verifier.hash
+        signed.leaf_hashes = b"".join(hashes)
 
-    def _item(self, lease: agents_pb2.Lease, run: agents_pb2.RunContext) -> bytes:
+    @staticmethod
+    def _grant(lease: agents_pb2.Lease, number: int, position: int, sequence: int) -> None:
+        lease.mandate, lease.mandate_position = number, position
+        lease.grant_us, lease.grant_sequence = 1_700_000_000_000_000, sequence
+
+    def _item(
+        self, lease: agents_pb2.Lease, run: agents_pb2.RunContext, tasks: Sequence[str] = ()
+    ) -> bytes:
         given = given_digest(
             _digest(lease.input) if lease.HasField("input") else None,
             _digest(run.input) if run.HasField("input") else None,
             [(key, _digest(output)) for key, output in lease.upstream.items()],
             _digest(lease.checkpoint) if lease.HasField("checkpoint") else None,
         )
-        return mandate.lease_item(
+        return lease_item(
             run=lease.run_id,
             seq=lease.grant_sequence,
             at=lease.grant_us,
-            task=lease.task_key,
+            tasks=tasks or [lease.task_key],
             attempt=lease.attempt,
             term=lease.term,
             agent=self.agent,

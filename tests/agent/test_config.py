@@ -9,10 +9,13 @@ from tests.agent.conftest import KEY
 from tests.agent.signatory import INSTALLATION, Signatory
 
 from tenure_agent import config, handlers
-from tenure_agent.config import ConfigError
+from tenure_agent.toml import ConfigError
 
 PUBLIC_KEY = Signatory().root_key
 COORDINATOR = "[coordinator]\naddresses = ['127.0.0.1:7233']\nkey_file = 'agent.key'\n"
+
+
+STORE = COORDINATOR + "[payloads]\nstore = 'file:///var/lib/payloads'\n"
 
 
 def load(folder: Path, text: str) -> config.AgentConfig:
@@ -50,6 +53,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert loaded.command[0].argv == ("sha256sum", "-")
     assert loaded.command[0].env == ("PATH",)
     assert loaded.command[0].cwd == tmp_path
+
+
+def test_the_store_of_large_payloads_has_sizes_in_words_or_bytes(tmp_path: Path) -> None:
+    assert load(tmp_path, COORDINATOR).payloads is None
+    store = "file:///var/lib/payloads"
+    usual = config.PayloadsConfig(store=store, inline_max=256 << 10, stored_max=256 << 20)
+    assert load(tmp_path, STORE).payloads == usual
+    told = load(tmp_path, STORE + "inline_max = 4096\nstored_max = '1 GiB'").payloads
+    assert told == config.PayloadsConfig(store=store, inline_max=4096, stored_max=1 << 30)
 
 
 def test_the_key_may_come_from_the_environment_and_is_never_shown(
@@ -118,6 +130,18 @@ def test_the_public_key_of_the_command_line_counts_instead_of_the_files(tmp_path
             COORDINATOR + f"public_key = '{PUBLIC_KEY}'\npublic_key_file = 'agent.key'",
             "[coordinator] public_key: only one of public_key and public_key_file",
         ),
+        (COORDINATOR + "[payloads]\n", "[payloads] store: is missing"),
+        (
+            COORDINATOR + "[payloads]\nstore = '/var/x'",
+            "[payloads] store: '/var/x' must begin with",
+        ),
+        (COORDINATOR + "[payloads]\nstore = 'file://x'", "must name a folder from the root on"),
+        (STORE + "inline_max = '2 MiB'", "[payloads] inline_max: must be at most 1MiB"),
+        (STORE + "inline_max = 'much'", 'inline_max: must be a size such as "256KiB", not the'),
+        (STORE + "inline_max = -1", 'inline_max: must be a size such as "256KiB", not the number'),
+        (STORE + "stored_max = 1000", "[payloads] stored_max: must not be less than inline_max"),
+        (STORE + "stored_max = '2GiB'", "[payloads] stored_max: must be at most 1GiB"),
+        (STORE + "inlinemax = 1", "[payloads] inlinemax: unknown key; did you mean 'inline_max'?"),
         ("", "coordinator: is missing"),
         ("[coordinater]\n", "coordinator: is missing; did you mean 'coordinater'?"),
         ("[coordinator]\nkey_file='agent.key'\n", "[coordinator] addresses: is missing"),

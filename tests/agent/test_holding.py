@@ -198,19 +198,20 @@ class Room(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.slots = Slots(5)
+        self.share = self.slots.open({"acme"})
         self.granted = 0
 
     @rule()
     def credits_are_sent(self) -> None:
-        count = self.slots.credits_due()
-        self.slots.promise(count)
+        count = self.slots.credits_due(self.share)
+        self.slots.promise(self.share, count)
         self.granted += count
 
     @rule()
     @precondition(lambda self: self.granted)
     def lease_comes(self) -> None:
         self.granted -= 1
-        assert self.slots.take()
+        assert self.slots.take(self.share)
 
     @rule()
     @precondition(lambda self: self.slots.busy)
@@ -219,7 +220,8 @@ class Room(RuleBasedStateMachine):
 
     @rule()
     def line_is_cut(self) -> None:
-        self.slots.line_cut()
+        self.slots.cut(self.share, 0.0, 0.0)
+        self.share = self.slots.open({"acme"})
         self.granted = 0
 
     @invariant()
@@ -233,9 +235,10 @@ TestRoom.settings = settings(max_examples=50, deadline=None)
 
 def test_a_lease_beyond_the_slots_gets_no_room() -> None:
     slots = Slots(1)
-    slots.promise(1)
-    assert slots.take()
-    assert not slots.take()
+    share = slots.open({"acme"})
+    slots.promise(share, 1)
+    assert slots.take(share)
+    assert not slots.take(share)
     slots.free()
     slots.close()
-    assert slots.credits_due() == 0
+    assert slots.credits_due(share) == 0

@@ -14,7 +14,7 @@ from tests.agent.conftest import KEY, StartAgent, WriteConfig
 from tests.agent.fake_coordinator import RUN_ID, FakeCoordinator, Key, key_of, new_lease
 
 from tenure.v1 import agents_pb2, payload_pb2
-from tenure_agent import config, daemon, link, workbench
+from tenure_agent import config, daemon, lines, link
 
 
 @pytest.fixture(autouse=True)
@@ -355,7 +355,7 @@ async def test_large_results_are_split_into_messages(
     await coordinator.until(lambda: coordinator.line is not None)
     coordinator.offer(*leases)
     await coordinator.until(lambda: len(coordinator.results) == 20)
-    assert max(coordinator.bytes_received) < workbench.MESSAGE_BYTES + 1024 * 1024 + 10_000
+    assert max(coordinator.bytes_received) < lines.MESSAGE_BYTES + 1024 * 1024 + 10_000
     assert sum(coordinator.bytes_received) > 20_000_000
 
 
@@ -400,12 +400,11 @@ async def _until_asked(coordinator: FakeCoordinator, times: int) -> None:
     await coordinator.until(lambda: len(coordinator.keys_seen) >= times)
 
 
-def test_the_holder_of_a_seat_is_followed_only_among_our_own(tmp_path: Path) -> None:
+async def test_the_holder_of_a_seat_is_followed_only_among_our_own(tmp_path: Path) -> None:
     """A stranger's address never gets the key."""
     coordinators = config.CoordinatorConfig(addresses=("a:1", "b:2", "c:3"), key="k")
     agent = config.AgentConfig(path=tmp_path, coordinator=coordinators, name="n", spool=tmp_path)
-    line = link.Link(agent, None, {}, on_welcome=lambda **_: None)  # type: ignore[arg-type]
-    line._follow("c:3")
-    assert line._turn == 2
-    line._follow("stranger:4")
-    assert line._turn == 2
+    made = link.Link(agent, None, {}, on_welcome=lambda **_: None)  # type: ignore[arg-type]
+    made.follow("c:3")
+    made.follow("stranger:4")
+    assert [way.address for way in made._ways if way._called.is_set()] == ["c:3"]

@@ -70,6 +70,57 @@ def test_what_was_signed_is_executed() -> None:
     assert (guard.passed, guard.refused) == (2, 0)
 
 
+def shared_batch(signatory: Signatory) -> agents_pb2.LeaseBatch:
+    """Four leases, the last three of which are alike and share an item."""
+    batch = new_batch()
+    for number in range(2):
+        batch.leases.add().CopyFrom(batch.leases[1])
+        batch.leases[-1].task_key = f"tidy-{number}"
+    signatory.sign(batch, together=3)
+    return batch
+
+
+def test_leases_that_share_an_item_are_what_was_signed() -> None:
+    """Each by itself too: they may come in several batches."""
+    batch = shared_batch(Signatory())
+    guard = welcomed(Signatory())
+    assert objections(guard, batch) == [""] * 4
+    for number in range(1, 4):
+        alone = shared_batch(Signatory())
+        kept = batch.leases[number]
+        del alone.leases[:]
+        alone.leases.append(kept)
+        assert objections(guard, alone) == [""]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task_key": "tidy-1"}, {"task_key": "drop"}, {"grant_sequence": 100},
+        {"grant_sequence": 102}, {"term": 9}, {"attempt": 9}, {"kind": "shell"}, {"grant_us": 5},
+        {"run_id": RUN_IDS[0]}, {"mandate_position": 1}, {"mandate_position": 0},
+    ],
+)  # fmt: skip
+def test_a_lease_that_differs_from_those_it_was_signed_with_is_refused(
+    change: dict[str, Any],
+) -> None:
+    """The others are what was signed, before it and after it."""
+    batch = shared_batch(Signatory())
+    for name, value in change.items():
+        setattr(batch.leases[2], name, value)
+    assert list(map(bool, objections(welcomed(Signatory()), batch))) == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [["tidy", "tidy-0"], ["tidy", "tidy-0", "tidy-1", "drop"], ["tidy-0", "tidy", "tidy-1"]],
+)
+def test_tasks_that_were_not_signed_together_are_refused_all(tasks: list[str]) -> None:
+    batch = shared_batch(Signatory())
+    batch.mandates[0].shared[0].tasks[:] = tasks
+    assert list(map(bool, objections(welcomed(Signatory()), batch))) == [False, True, True, True]
+
+
 def test_a_batch_may_have_mandates_of_several_acts() -> None:
     signatory = Signatory()
     batch, other = signed_batch(signatory), signed_batch(signatory)
@@ -264,6 +315,21 @@ def test_a_key_that_came_after_the_welcome_is_asked_for() -> None:
         guard.batch(batch)
     guard.welcome(signatory.welcome())
     assert objections(guard, batch) == ["", ""]
+
+
+def test_a_coordinator_that_lags_behind_takes_no_key_away_that_another_one_brought() -> None:
+    signatory = Signatory()
+    root, old_welcome, before = (
+        signatory.key.verifier,
+        signatory.welcome(),
+        signed_batch(signatory),
+    )
+    signatory.rotate()
+    guard = Guard(root, agent="host-1")
+    guard.welcome(signatory.welcome())
+    guard.welcome(old_welcome)
+    assert objections(guard, signed_batch(signatory)) == ["", ""]
+    assert objections(guard, before) == ["", ""]
 
 
 def _stranger() -> VerifierKey:

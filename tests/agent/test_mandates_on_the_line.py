@@ -52,6 +52,7 @@ async def test_signed_leases_are_executed(
     for number, lease in enumerate(leases):
         result = await coordinator.result(lease)
         assert json.loads(result.success.output.data) == 2 * number
+    assert not coordinator.hellos[0].without_mandates
 
 
 async def test_a_lease_whose_input_was_altered_on_the_way_is_not_executed(
@@ -203,3 +204,4 @@ async def test_without_a_public_key_nothing_is_checked(
     coordinator.offer(lease)
     start_agent(write_config(coordinator.address))
     assert (await coordinator.result(lease)).success.output.data == b"42"
+    assert coordinator.hellos[0].without_mandates, "nothing needs to be signed for it"

@@ -18,6 +18,7 @@ from tests.agent.trial import failure, output
 
 from tenure_agent import config, handlers, workers
 from tenure_agent.isolated import Isolated
+from tenure_agent.toml import ConfigError
 
 Spawn = Callable[..., Awaitable[AgentProcess]]
 
@@ -107,7 +108,7 @@ def test_what_is_wrong_with_a_function_is_found_at_the_start(
     path = write_config("127.0.0.1:1", kinds=kinds)
     if source is not None:
         (path.parent / "isolated_start.py").write_text(source)
-    with pytest.raises(config.ConfigError) as refused:
+    with pytest.raises(ConfigError) as refused:
         handlers.build(config.load(path))
     assert str(refused.value).startswith(f"{path}: kind 'it': isolated_start:f: {reason}")
 
@@ -120,7 +121,7 @@ def test_a_function_runs_in_a_process_only_if_the_file_says_so(write_config: Wri
     assert type(table["by-default"]) is handlers.Coroutine
     assert table["isolated"] == Isolated(function="agent_test_handlers:double", folder=path.parent)
     path = write_config("127.0.0.1:1", kinds=entry.format("it", "process = 1"))
-    with pytest.raises(config.ConfigError, match="process: must be true or false"):
+    with pytest.raises(ConfigError, match="process: must be true or false"):
         config.load(path)
 
 

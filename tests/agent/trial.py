@@ -13,6 +13,7 @@ from tenure.v1 import agents_pb2, payload_pb2
 from tenure_agent import handlers
 from tenure_agent.handlers import Handler
 from tenure_agent.holding import Key
+from tenure_agent.references import References
 from tenure_agent.runner import Attempt, Runner
 
 RUN = agents_pb2.RunContext(
@@ -28,7 +29,14 @@ STOP_SECONDS = 0.3
 class Trial:
     """A runner and everything that it told."""
 
-    def __init__(self, table: dict[str, Handler], *, slots: int, stop_seconds: float) -> None:
+    def __init__(
+        self,
+        table: dict[str, Handler],
+        *,
+        slots: int,
+        stop_seconds: float,
+        references: References | None = None,
+    ) -> None:
         self.ended: dict[Key, asyncio.Future[agents_pb2.Result | None]] = {}
         self.freed = 0
         self.words: list[tuple[Key, bool]] = []
@@ -42,6 +50,7 @@ class Trial:
             on_end=self._ended,
             on_free=self._freed,
             on_word=self._word,
+            references=references,
         )
 
     def _ended(self, attempt: Attempt, result: agents_pb2.Result | None) -> None:
@@ -55,14 +64,16 @@ class Trial:
         self.words.append((key, urgent))
         self.spoke.set()
 
-    def start(self, kind: str, value: Any = None, **fields: Any) -> Key:
+    def start(
+        self, kind: str, value: Any = None, *, run: agents_pb2.RunContext = RUN, **fields: Any
+    ) -> Key:
         """Begins an attempt."""
         if value is not None:
             fields["input"] = payload_pb2.Payload(data=json.dumps(value).encode())
         lease = new_lease(f"t{len(self.ended)}", kind, **fields)
         key = key_of(lease)
         self.ended[key] = asyncio.get_running_loop().create_future()
-        at_once = self.runner.start(key, lease, RUN)
+        at_once = self.runner.start(key, lease, run)
         if at_once is not None:
             self.ended[key].set_result(at_once)
         return key
