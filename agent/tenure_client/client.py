@@ -12,24 +12,32 @@ of their own, so that retries do nothing twice.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
 from typing import Any
 
-from google.protobuf import field_mask_pb2, timestamp_pb2
+from google.protobuf import field_mask_pb2
 
-from tenure.v1 import access_pb2, agents_pb2, payload_pb2, runs_pb2, tenants_pb2, workflows_pb2
+from tenure.v1 import (
+    access_pb2,
+    agents_pb2,
+    pauses_pb2,
+    payload_pb2,
+    runs_pb2,
+    tenants_pb2,
+    workflows_pb2,
+)
 from tenure_client import payload, watching
 from tenure_client.channel import Tls
 from tenure_client.connection import Connection
 from tenure_client.constitution import Constitutions
 from tenure_client.evidence import Evidence
+from tenure_client.operations import Operations
 from tenure_client.payload import ABSENT
-
-PAGE_SIZE = 1000
+from tenure_client.requests import PAGE_SIZE, new_request_id, timestamp
+from tenure_client.schedules import Schedules
 
 
 class Client:
@@ -61,6 +69,12 @@ class Client:
         )
         #: The tenant's constitution: put into force, shown, tried, reported on.
         self.constitution = Constitutions(self._connection)
+        #: The log of evidence: entries, checkpoints, proofs, bundles.
+        self.evidence = Evidence(self._connection)
+        #: What operators do to runs.
+        self.operations = Operations(self._connection)
+        #: Schedules: made, changed, paused, fired.
+        self.schedules = Schedules(self._connection)
 
     async def close(self) -> None:
         """Closes the lines; the client is of no use afterwards."""
@@ -77,11 +91,6 @@ class Client:
     ) -> None:
         await self.close()
 
-    @property
-    def evidence(self) -> Evidence:
-        """The log of evidence: entries, checkpoints, proofs, bundles."""
-        return Evidence(self._connection)
-
     # Tenants and keys
 
     async def create_tenant(
@@ -93,7 +102,7 @@ class Client:
             display_name=display_name,
             max_leases=max_leases,
             weight=weight,
-            request_id=_request_id(),
+            request_id=new_request_id(),
         )
         return (await self._connection.call(lambda to: to.tenants.CreateTenant, request)).tenant
 
@@ -105,13 +114,9 @@ class Client:
     async def list_tenants(self) -> AsyncGenerator[tenants_pb2.Tenant, None]:
         """Gives the tenants that the caller may see, by id."""
         request = tenants_pb2.ListTenantsRequest(page_size=PAGE_SIZE)
-        while True:
-            page = await self._connection.call(lambda to: to.tenants.ListTenants, request)
+        async for page in self._connection.pages(lambda to: to.tenants.ListTenants, request):
             for tenant in page.tenants:
                 yield tenant
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def update_tenant(
         self,
@@ -127,13 +132,27 @@ class Client:
         request = tenants_pb2.UpdateTenantRequest(
             tenant=tenants_pb2.Tenant(tenant_id=tenant_id, **given),
             update_mask=field_mask_pb2.FieldMask(paths=list(given)),
-            request_id=_request_id(),
+            request_id=new_request_id(),
         )
         return (await self._connection.call(lambda to: to.tenants.UpdateTenant, request)).tenant
 
+    async def pause_tenant(self, tenant_id: str, *, reason: str = "") -> None:
+        """Leases nothing more of a tenant until `resume_tenant`."""
+        request = pauses_pb2.PauseTenantRequest(
+            tenant_id=tenant_id, reason=reason, request_id=new_request_id()
+        )
+        await self._connection.call(lambda to: to.tenants.PauseTenant, request)
+
+    async def resume_tenant(self, tenant_id: str, *, reason: str = "") -> None:
+        """Lets a paused tenant go on."""
+        request = pauses_pb2.ResumeTenantRequest(
+            tenant_id=tenant_id, reason=reason, request_id=new_request_id()
+        )
+        await self._connection.call(lambda to: to.tenants.ResumeTenant, request)
+
     async def delete_tenant(self, tenant_id: str) -> tenants_pb2.DeleteTenantResponse:
         """Erases a tenant with all it has; its runs must have ended."""
-        request = tenants_pb2.DeleteTenantRequest(tenant_id=tenant_id, request_id=_request_id())
+        request = tenants_pb2.DeleteTenantRequest(tenant_id=tenant_id, request_id=new_request_id())
         return await self._connection.call(lambda to: to.tenants.DeleteTenant, request)
 
     async def create_key(
@@ -153,25 +172,23 @@ class Client:
             name=name,
             roles=roles,
             tenant_ids=tenant_ids,
-            expire_time=None if expire_time is None else _timestamp(expire_time),
-            request_id=_request_id(),
+            expire_time=None if expire_time is None else timestamp(expire_time),
+            request_id=new_request_id(),
         )
         return await self._connection.call(lambda to: to.tenants.CreateApiKey, request)
 
     async def list_keys(self, tenant_id: str = "") -> AsyncGenerator[tenants_pb2.ApiKey, None]:
         """Gives the keys of a tenant, oldest first; without one, the operators' keys."""
         request = tenants_pb2.ListApiKeysRequest(tenant_id=tenant_id, page_size=PAGE_SIZE)
-        while True:
-            page = await self._connection.call(lambda to: to.tenants.ListApiKeys, request)
+        async for page in self._connection.pages(lambda to: to.tenants.ListApiKeys, request):
             for key in page.api_keys:
                 yield key
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def revoke_key(self, api_key_id: str) -> tenants_pb2.ApiKey:
         """Ends a key at once."""
-        request = tenants_pb2.RevokeApiKeyRequest(api_key_id=api_key_id, request_id=_request_id())
+        request = tenants_pb2.RevokeApiKeyRequest(
+            api_key_id=api_key_id, request_id=new_request_id()
+        )
         return (await self._connection.call(lambda to: to.tenants.RevokeApiKey, request)).api_key
 
     async def get_caller(self) -> tenants_pb2.ApiKey:
@@ -186,7 +203,7 @@ class Client:
     ) -> workflows_pb2.RegisterWorkflowResponse:
         """Registers a definition; the same content again is the same version."""
         request = workflows_pb2.RegisterWorkflowRequest(
-            definition=definition, request_id=_request_id()
+            definition=definition, request_id=new_request_id()
         )
         return await self._connection.call(lambda to: to.workflows.RegisterWorkflow, request)
 
@@ -205,13 +222,23 @@ class Client:
     async def list_workflows(self, name: str = "") -> AsyncGenerator[workflows_pb2.Workflow, None]:
         """Gives the newest version of each workflow, or every version of the one named."""
         request = workflows_pb2.ListWorkflowsRequest(name=name, page_size=PAGE_SIZE)
-        while True:
-            page = await self._connection.call(lambda to: to.workflows.ListWorkflows, request)
+        async for page in self._connection.pages(lambda to: to.workflows.ListWorkflows, request):
             for workflow in page.workflows:
                 yield workflow
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+
+    async def pause_workflow(self, name: str, *, reason: str = "") -> None:
+        """Leases nothing more of a workflow's runs until `resume_workflow`."""
+        request = pauses_pb2.PauseWorkflowRequest(
+            name=name, reason=reason, request_id=new_request_id()
+        )
+        await self._connection.call(lambda to: to.workflows.PauseWorkflow, request)
+
+    async def resume_workflow(self, name: str, *, reason: str = "") -> None:
+        """Lets a paused workflow go on."""
+        request = pauses_pb2.ResumeWorkflowRequest(
+            name=name, reason=reason, request_id=new_request_id()
+        )
+        await self._connection.call(lambda to: to.workflows.ResumeWorkflow, request)
 
     # Runs
 
@@ -237,7 +264,7 @@ class Client:
             input=content,
             priority=priority,
             labels=labels or {},
-            request_id=request_id or _request_id(),
+            request_id=request_id or new_request_id(),
         )
         return await self._connection.call(lambda to: to.runs.StartRun, request)
 
@@ -247,7 +274,7 @@ class Client:
         """Starts up to 1,000 runs in one commit: all, or none. Fills in missing request ids."""
         request = runs_pb2.BatchStartRunsRequest(requests=batch)
         for each in request.requests:
-            each.request_id = each.request_id or _request_id()
+            each.request_id = each.request_id or new_request_id()
         answer = await self._connection.call(lambda to: to.runs.BatchStartRuns, request)
         return list(answer.responses)
 
@@ -261,17 +288,46 @@ class Client:
         *,
         workflow: str = "",
         states: Iterable[runs_pb2.RunState.ValueType] = (),
+        wanted: runs_pb2.RunFilter | None = None,
+        oldest_first: bool = False,
         page_size: int = PAGE_SIZE,
     ) -> AsyncGenerator[runs_pb2.Run, None]:
-        """Gives runs, newest first, without their inputs."""
-        request = runs_pb2.ListRunsRequest(workflow=workflow, states=states, page_size=page_size)
-        while True:
-            page = await self._connection.call(lambda to: to.runs.ListRuns, request)
+        """Gives runs of a workflow, in states, and of a filter, newest first, without inputs."""
+        request = runs_pb2.ListRunsRequest(
+            workflow=workflow, states=states, filter=wanted, page_size=page_size
+        )
+        if oldest_first:
+            request.order = runs_pb2.RUN_ORDER_OLDEST_FIRST
+        async for page in self._connection.pages(lambda to: to.runs.ListRuns, request):
             for run in page.runs:
                 yield run
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+
+    async def count_runs(
+        self, wanted: runs_pb2.RunFilter | None = None
+    ) -> runs_pb2.CountRunsResponse:
+        """Counts runs by state; the answer says where counting stopped."""
+        request = runs_pb2.CountRunsRequest(filter=wanted)
+        return await self._connection.call(lambda to: to.runs.CountRuns, request)
+
+    async def compare_runs(
+        self, left_run_id: str, right_run_id: str, *, differing_only: bool = False
+    ) -> runs_pb2.CompareRunsResponse:
+        """Lays two runs side by side."""
+        request = runs_pb2.CompareRunsRequest(
+            left_run_id=left_run_id, right_run_id=right_run_id, differing_only=differing_only
+        )
+        return await self._connection.call(lambda to: to.runs.CompareRuns, request)
+
+    async def explain_run(
+        self, run_id: str, task_keys: Iterable[str] = ()
+    ) -> AsyncGenerator[runs_pb2.TaskExplanation, None]:
+        """Says of each task that does not run and has not ended, or of chosen ones, why."""
+        request = runs_pb2.ExplainRunRequest(
+            run_id=run_id, task_keys=task_keys, page_size=PAGE_SIZE
+        )
+        async for page in self._connection.pages(lambda to: to.runs.ExplainRun, request):
+            for task in page.tasks:
+                yield task
 
     async def get_task(self, run_id: str, task_key: str) -> runs_pb2.Task:
         """Shows a task with its output."""
@@ -283,28 +339,15 @@ class Client:
     ) -> AsyncGenerator[runs_pb2.Task, None]:
         """Gives the tasks of a run in the order of its definition, without outputs."""
         request = runs_pb2.ListTasksRequest(run_id=run_id, states=states, page_size=PAGE_SIZE)
-        while True:
-            page = await self._connection.call(lambda to: to.runs.ListTasks, request)
+        async for page in self._connection.pages(lambda to: to.runs.ListTasks, request):
             for task in page.tasks:
                 yield task
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
-    async def list_run_events(
+    def list_run_events(
         self, run_id: str, *, after_sequence: int = 0
     ) -> AsyncGenerator[runs_pb2.RunEvent, None]:
         """Gives what happened in a run so far, in order."""
-        request = runs_pb2.ListRunEventsRequest(
-            run_id=run_id, after_sequence=after_sequence, page_size=PAGE_SIZE
-        )
-        while True:
-            page = await self._connection.call(lambda to: to.runs.ListRunEvents, request)
-            for event in page.events:
-                yield event
-            if not page.next_after_sequence:
-                return
-            request.after_sequence = page.next_after_sequence
+        return watching.so_far(self._connection, run_id, after_sequence=after_sequence)
 
     def watch_run(
         self, run_id: str, *, after_sequence: int = 0, run_events_only: bool = False
@@ -333,7 +376,9 @@ class Client:
 
     async def cancel_run(self, run_id: str, *, reason: str = "") -> runs_pb2.RunState.ValueType:
         """Asks for the end of a run; CANCELLING while leases are live."""
-        request = runs_pb2.CancelRunRequest(run_id=run_id, reason=reason, request_id=_request_id())
+        request = runs_pb2.CancelRunRequest(
+            run_id=run_id, reason=reason, request_id=new_request_id()
+        )
         return (await self._connection.call(lambda to: to.runs.CancelRun, request)).state
 
     # Agents
@@ -341,20 +386,6 @@ class Client:
     async def list_agents(self) -> AsyncGenerator[agents_pb2.Agent, None]:
         """Gives the agents that serve the caller's tenant, by name."""
         request = agents_pb2.ListAgentsRequest(page_size=PAGE_SIZE)
-        while True:
-            page = await self._connection.call(lambda to: to.agents.ListAgents, request)
+        async for page in self._connection.pages(lambda to: to.agents.ListAgents, request):
             for agent in page.agents:
                 yield agent
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
-
-def _request_id() -> str:
-    return uuid.uuid4().hex
-
-
-def _timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
-    stamp = timestamp_pb2.Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

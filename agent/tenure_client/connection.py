@@ -8,7 +8,7 @@ hold the tenant's seat names the one that does; the call goes there.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from tenure.v1 import (
     constitution_pb2_grpc,
     evidence_pb2_grpc,
     runs_pb2_grpc,
+    schedules_pb2_grpc,
     tenants_pb2_grpc,
     workflows_pb2_grpc,
 )
@@ -30,6 +31,8 @@ from tenure_client import channel, errors
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
+#: How many holders of a seat are asked without a wait, in one act.
+FOLLOWED_MAX = 3
 _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.1, max=5.0, jitter=0.1)
 
 
@@ -43,6 +46,7 @@ class Stubs:
     agents: agents_pb2_grpc.AgentsStub
     constitution: constitution_pb2_grpc.ConstitutionStub
     evidence: evidence_pb2_grpc.EvidenceStub
+    schedules: schedules_pb2_grpc.SchedulesStub
 
 
 class Connection:
@@ -97,6 +101,7 @@ class Connection:
                     agents_pb2_grpc.AgentsStub(line),
                     constitution_pb2_grpc.ConstitutionStub(line),
                     evidence_pb2_grpc.EvidenceStub(line),
+                    schedules_pb2_grpc.SchedulesStub(line),
                 ),
             )
         return self._lines[self._address][1]
@@ -116,12 +121,27 @@ class Connection:
                     raise self.failed(error) from error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
+    async def pages(
+        self, method: Callable[[Stubs], grpc.aio.UnaryUnaryMultiCallable[Q, A]], request: Q
+    ) -> AsyncGenerator[A, None]:
+        """Gives one page of a list after the other; asks with the request, whose token it moves on.
+
+        Raises TenureError.
+        """
+        asking: Any = request
+        while True:
+            page: Any = await self.call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            asking.page_token = page.next_page_token
+
     def retrying(self) -> tenacity.AsyncRetrying:
         """Gives the attempts of one act: one, and more of them after UNAVAILABLE."""
         return tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_is_unavailable),
             stop=tenacity.stop_before_delay(self._retry_seconds),
-            wait=_wait_seconds,
+            wait=_Waits(),
             reraise=True,
         )
 
@@ -155,17 +175,24 @@ def _is_unavailable(error: BaseException) -> bool:
     return isinstance(error, errors.TenureError) and error.code is grpc.StatusCode.UNAVAILABLE
 
 
-def _wait_seconds(state: tenacity.RetryCallState) -> float:
-    """Gives the wait before another try: what the coordinator asks for, else ever longer."""
-    error = state.outcome.exception() if state.outcome else None
-    if not isinstance(error, errors.TenureError):
+class _Waits:
+    """The waits of one act: what the coordinator asks for, else ever longer."""
+
+    def __init__(self) -> None:
+        self._sent_to: set[str] = set()
+
+    def __call__(self, state: tenacity.RetryCallState) -> float:
+        """The seconds before another try."""
+        error = state.outcome.exception() if state.outcome else None
+        if not isinstance(error, errors.TenureError):
+            return _BACKOFF(state)
+        if error.holder and error.holder not in self._sent_to and len(self._sent_to) < FOLLOWED_MAX:
+            # Whom we are sent to can answer at once; sent there again, the seat is moving just now.
+            self._sent_to.add(error.holder)
+            return 0.0
+        if error.retry_after is not None:
+            return error.retry_after
         return _BACKOFF(state)
-    if error.holder and state.attempt_number == 1:
-        # Whom we are sent to can answer at once; sent on again, the seat is moving just now.
-        return 0.0
-    if error.retry_after is not None:
-        return error.retry_after
-    return _BACKOFF(state)
 
 
 def _is_address(text: Any) -> bool:

@@ -9,7 +9,6 @@ All methods raise TenureError as those of the client do.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator
 from datetime import datetime
 
@@ -18,8 +17,7 @@ from google.protobuf import timestamp_pb2
 
 from tenure.v1 import constitution_pb2
 from tenure_client.connection import Connection
-
-PAGE_SIZE = 1000
+from tenure_client.requests import PAGE_SIZE, new_request_id, timestamp
 
 _Trial = grpc.aio.UnaryStreamCall[
     constitution_pb2.TryConstitutionRequest, constitution_pb2.TryConstitutionResponse
@@ -34,7 +32,7 @@ class Constitutions:
 
     async def put(self, text: str) -> constitution_pb2.SetConstitutionResponse:
         """Puts a constitution, YAML or JSON, into force; the same content is the same version."""
-        request = constitution_pb2.SetConstitutionRequest(text=text, request_id=uuid.uuid4().hex)
+        request = constitution_pb2.SetConstitutionRequest(text=text, request_id=new_request_id())
         return await self._connection.call(lambda to: to.constitution.SetConstitution, request)
 
     async def get(self, version: int = 0) -> constitution_pb2.GetConstitutionResponse:
@@ -111,8 +109,4 @@ async def _next(call: _Trial) -> constitution_pb2.TryConstitutionResponse | None
 
 
 def _timestamp(moment: datetime | None) -> timestamp_pb2.Timestamp | None:
-    if moment is None:
-        return None
-    stamp = timestamp_pb2.Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
+    return None if moment is None else timestamp(moment)

@@ -6,7 +6,7 @@ exception with everything a program switches on, and a message for people.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,6 +17,17 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 M = TypeVar("M", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
+
+
+class Violation(NamedTuple):
+    """What stands against something that was asked for."""
+
+    #: The law that an article serves, or why a task does not fit, such as `TASK_MISSING`.
+    type: str
+    #: The article, or the task.
+    subject: str
+    #: A sentence for people.
+    description: str
 
 
 class TenureError(Exception):
@@ -36,7 +47,7 @@ class TenureError(Exception):
         metadata: dict[str, str] | None = None,
         retry_after: float | None = None,
         quotas: tuple[tuple[str, str], ...] = (),
-        objections: tuple[tuple[str, str], ...] = (),
+        objections: tuple[Violation, ...] = (),
         correlation_id: str = "",
     ) -> None:
         super().__init__(message)
@@ -51,7 +62,8 @@ class TenureError(Exception):
         self.retry_after = retry_after
         #: Pairs of subject and limit, for RESOURCE_EXHAUSTED.
         self.quotas = quotas
-        #: Pairs of article and sentence, where the constitution denies.
+        #: Of articles, where the constitution denies; of tasks, where a run does not fit into
+        #: another version.
         self.objections = objections
         #: Leads to the call in the coordinator's log.
         self.correlation_id = correlation_id
@@ -79,7 +91,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> TenureError:
     facts: dict[str, str] = {}
     fields: list[tuple[str, str]] = []
     quotas: list[tuple[str, str]] = []
-    objections: list[tuple[str, str]] = []
+    objections: list[Violation] = []
     reason, retry_after = "", None
     for detail in status.details:
         if info := _unpacked(detail, error_details_pb2.ErrorInfo()):
@@ -91,7 +103,10 @@ def from_rpc(error: grpc.aio.AioRpcError) -> TenureError:
         elif quota := _unpacked(detail, error_details_pb2.QuotaFailure()):
             quotas += [(fault.subject, fault.description) for fault in quota.violations]
         elif denial := _unpacked(detail, error_details_pb2.PreconditionFailure()):
-            objections += [(fault.subject, fault.description) for fault in denial.violations]
+            objections += [
+                Violation(fault.type, fault.subject, fault.description)
+                for fault in denial.violations
+            ]
     return TenureError(
         error.code(),
         reason,

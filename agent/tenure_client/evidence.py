@@ -10,21 +10,17 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 import grpc.aio
 
 from tenure.v1 import evidence_pb2
 from tenure_client.connection import Connection
-
-PAGE_SIZE: Final = 1000
-#: Between streams that end without a word, as those of a coordinator that stops do.
-_PAUSE_SECONDS = 0.2
-
-_Call = grpc.aio.UnaryStreamCall[
-    evidence_pb2.WatchEntriesRequest, evidence_pb2.WatchEntriesResponse
-]
+from tenure_client.requests import PAGE_SIZE
+from tenure_client.resuming import ResumingStream
 
 
 def _unheard(_: int) -> None:
@@ -64,13 +60,9 @@ class Evidence:
             with_items=with_items,
             page_size=page_size or PAGE_SIZE,
         )
-        while True:
-            page = await self._connection.call(lambda to: to.evidence.ListEntries, request)
+        async for page in self._connection.pages(lambda to: to.evidence.ListEntries, request):
             for entry in page.entries:
                 yield entry
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def checkpoint(self) -> evidence_pb2.GetCheckpointResponse:
         """Has the log signed as it stands now."""
@@ -80,13 +72,9 @@ class Evidence:
     async def checkpoints(self) -> AsyncGenerator[evidence_pb2.Checkpoint, None]:
         """Gives the checkpoints that were kept, newest first."""
         request = evidence_pb2.ListCheckpointsRequest(page_size=PAGE_SIZE)
-        while True:
-            page = await self._connection.call(lambda to: to.evidence.ListCheckpoints, request)
+        async for page in self._connection.pages(lambda to: to.evidence.ListCheckpoints, request):
             for checkpoint in page.checkpoints:
                 yield checkpoint
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def inclusion_proof(
         self, index: int, *, size: int = 0
@@ -144,63 +132,29 @@ class Evidence:
             call.cancel()
         return size
 
-    def watch(
+    async def watch(
         self, *, from_index: int = 0, with_items: bool = False
     ) -> AsyncGenerator[evidence_pb2.EvidenceEntry, None]:
         """Gives entries from a number on as they are committed, until the caller leaves.
 
         A lost line is taken up again where it broke: no entry is missed and none comes twice.
         """
-        return _Watch(self._connection, from_index, with_items=with_items).entries()
 
+        def request(index: int) -> evidence_pb2.WatchEntriesRequest:
+            return evidence_pb2.WatchEntriesRequest(from_index=index, with_items=with_items)
 
-class _Watch:
-    """One watch over a log; it knows the next entry and goes on from there."""
-
-    def __init__(self, connection: Connection, from_index: int, *, with_items: bool) -> None:
-        self._connection = connection
-        self._next = from_index
-        self._with_items = with_items
-        self._call: _Call | None = None
-
-    async def entries(self) -> AsyncGenerator[evidence_pb2.EvidenceEntry, None]:
-        try:
-            while True:
-                batch = await self._next_batch()
-                for entry in batch:
-                    # A coordinator may begin again a little earlier; nobody sees an entry twice.
-                    if entry.index >= self._next:
-                        self._next = entry.index + 1
-                        yield entry
-                if not batch:
-                    await asyncio.sleep(_PAUSE_SECONDS)
-        finally:
-            if self._call is not None:
-                self._call.cancel()
-
-    async def _next_batch(self) -> list[evidence_pb2.EvidenceEntry]:
-        """Gives the next entries; none when the stream ended."""
-        async for attempt in self._connection.retrying():
-            with attempt:
-                try:
-                    return await self._read()
-                except grpc.aio.AioRpcError as error:
-                    self._call = None
-                    raise self._connection.failed(error) from error
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    async def _read(self) -> list[evidence_pb2.EvidenceEntry]:
-        if self._call is None:
-            request = evidence_pb2.WatchEntriesRequest(
-                from_index=self._next, with_items=self._with_items
-            )
-            watch = self._connection.stubs().evidence.WatchEntries
-            self._call = watch(request, metadata=self._connection.metadata())
-        message = await self._call.read()
-        if isinstance(message, evidence_pb2.WatchEntriesResponse):
-            return list(message.entries)
-        self._call = None
-        return []
+        stream = ResumingStream[evidence_pb2.WatchEntriesResponse, evidence_pb2.EvidenceEntry](
+            self._connection,
+            next_number=from_index,
+            method=lambda to: to.evidence.WatchEntries,
+            request=request,
+            things=attrgetter("entries"),
+            number=attrgetter("index"),
+        )
+        async with aclosing(stream.batches()) as batches:
+            async for batch in batches:
+                for entry in batch or ():
+                    yield entry
 
 
 def _sync(file: BinaryIO) -> None:

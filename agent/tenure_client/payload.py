@@ -14,7 +14,10 @@ from google.protobuf import json_format
 
 from tenure.v1 import payload_pb2
 
-JSON_TYPES: Final = frozenset({"", "application/json"})
+JSON_TYPES: Final = frozenset(
+    # The last says where a payload lies that was too large to travel.
+    {"", "application/json", "application/vnd.tenure.reference+json"}
+)
 
 
 class Absent(enum.Enum):

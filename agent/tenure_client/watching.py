@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from operator import attrgetter
 from typing import Final
-
-import grpc.aio
 
 from tenure.v1 import runs_pb2
 from tenure_client.connection import Connection
+from tenure_client.requests import PAGE_SIZE
+from tenure_client.resuming import ResumingStream
 
 #: Kinds of event after which a run has no other.
 LAST_KINDS: Final = frozenset(
@@ -17,6 +18,7 @@ LAST_KINDS: Final = frozenset(
         runs_pb2.RUN_EVENT_KIND_RUN_SUCCEEDED,
         runs_pb2.RUN_EVENT_KIND_RUN_FAILED,
         runs_pb2.RUN_EVENT_KIND_RUN_CANCELLED,
+        runs_pb2.RUN_EVENT_KIND_RUN_CLOSED,
     }
 )
 #: States that a run does not leave.
@@ -25,78 +27,60 @@ ENDED_STATES: Final = frozenset(
         runs_pb2.RUN_STATE_SUCCEEDED,
         runs_pb2.RUN_STATE_FAILED,
         runs_pb2.RUN_STATE_CANCELLED,
+        runs_pb2.RUN_STATE_CLOSED,
     }
 )
 
-#: Between streams that end early without a word.
-_PAUSE_SECONDS = 0.2
 
-_Call = grpc.aio.UnaryStreamCall[runs_pb2.WatchRunRequest, runs_pb2.WatchRunResponse]
+async def so_far(
+    connection: Connection, run_id: str, *, after_sequence: int
+) -> AsyncGenerator[runs_pb2.RunEvent, None]:
+    """Gives what happened in a run until now, in order. Raises TenureError."""
+    request = runs_pb2.ListRunEventsRequest(
+        run_id=run_id, after_sequence=after_sequence, page_size=PAGE_SIZE
+    )
+    while True:
+        page = await connection.call(lambda to: to.runs.ListRunEvents, request)
+        for event in page.events:
+            yield event
+        if not page.next_after_sequence:
+            return
+        request.after_sequence = page.next_after_sequence
 
 
 class Watch:
-    """One watch over a run; it knows the last event it gave and goes on from there."""
+    """One watch over a run, which goes on from the last event it gave."""
 
     def __init__(
         self, connection: Connection, run_id: str, *, after_sequence: int, run_events_only: bool
     ) -> None:
         self._connection = connection
         self._run_id = run_id
-        self._last = after_sequence
-        self._run_events_only = run_events_only
-        self._call: _Call | None = None
+
+        def request(sequence: int) -> runs_pb2.WatchRunRequest:
+            return runs_pb2.WatchRunRequest(
+                run_id=run_id, after_sequence=sequence - 1, run_events_only=run_events_only
+            )
+
+        self._stream = ResumingStream[runs_pb2.WatchRunResponse, runs_pb2.RunEvent](
+            connection,
+            next_number=after_sequence + 1,
+            method=lambda to: to.runs.WatchRun,
+            request=request,
+            things=attrgetter("events"),
+            number=attrgetter("sequence"),
+        )
 
     async def events(self) -> AsyncGenerator[runs_pb2.RunEvent, None]:
-        """Gives the events until the run's last one. Raises TenureError.
-
-        A line that stays broken is an error only after the connection's time for retries, which
-        counts anew from each event.
-        """
-        try:
-            while True:
-                batch = await self._next_batch()
-                for event in batch:
-                    # A coordinator may begin again a little earlier; nobody sees an event twice.
-                    if event.sequence <= self._last:
-                        continue
-                    self._last = event.sequence
+        """Gives the events until the run's last one. Raises TenureError."""
+        async with aclosing(self._stream.batches()) as batches:
+            async for batch in batches:
+                if batch is None and await self._has_ended():
+                    return
+                for event in batch or ():
                     yield event
                     if event.kind in LAST_KINDS:
                         return
-                if batch:
-                    continue
-                if await self._has_ended():
-                    return
-                await asyncio.sleep(_PAUSE_SECONDS)
-        finally:
-            if self._call is not None:
-                self._call.cancel()
-
-    async def _next_batch(self) -> list[runs_pb2.RunEvent]:
-        """Gives the next events; none when the stream ended before the run's last one."""
-        async for attempt in self._connection.retrying():
-            with attempt:
-                try:
-                    return await self._read()
-                except grpc.aio.AioRpcError as error:
-                    self._call = None
-                    raise self._connection.failed(error) from error
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    async def _read(self) -> list[runs_pb2.RunEvent]:
-        if self._call is None:
-            request = runs_pb2.WatchRunRequest(
-                run_id=self._run_id,
-                after_sequence=self._last,
-                run_events_only=self._run_events_only,
-            )
-            watch = self._connection.stubs().runs.WatchRun
-            self._call = watch(request, metadata=self._connection.metadata())
-        message = await self._call.read()
-        if isinstance(message, runs_pb2.WatchRunResponse):
-            return list(message.events)
-        self._call = None
-        return []
 
     async def _has_ended(self) -> bool:
         """Tells whether a stream that ended early has nothing more to give.
@@ -113,7 +97,7 @@ class Watch:
     async def _has_more(self) -> bool:
         """Tells whether the log has events after the last one that was given."""
         request = runs_pb2.ListRunEventsRequest(
-            run_id=self._run_id, after_sequence=self._last, page_size=1
+            run_id=self._run_id, after_sequence=self._stream.next_number - 1, page_size=1
         )
         answer = await self._connection.call(lambda stubs: stubs.runs.ListRunEvents, request)
         return len(answer.events) > 0

@@ -16,27 +16,67 @@ Whatever the form, the same content gives the same bytes, and so the same digest
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 from tenure.v1 import workflows_pb2
-from tenure_client import builder, duration, graph, source, wfcommons
+from tenure_client import builder, declarations, file_declarations, graph, source, wfcommons
 from tenure_client.graph import DefinitionError, Path
-from tenure_client.payload import ABSENT
+from tenure_client.tables import Table
+
+T = TypeVar("T")
 
 FILE_BYTES_MAX = 64 * 1024 * 1024
 ENDINGS = (".yaml", ".yml", ".json")
 
-_WORKFLOW_KEYS = ("name", "description", "max_leases", "labels", "dimensions", "tasks")
-_TASK_KEYS = ("key", "kind", "depends_on", "input", "retry", "attempt_timeout", "priority")
-_RETRY_KEYS = (
-    "max_attempts",
-    "initial_delay",
-    "max_delay",
-    "multiplier",
-    "jitter",
-    "non_retryable_codes",
+_WORKFLOW_KEYS = (
+    "name",
+    "description",
+    "max_leases",
+    "labels",
+    "dimensions",
+    "tasks",
+    "input_schema",
+    "schemas",
+    "output",
+    "total_timeout",
+    "on_failure",
+    "concurrency",
+    "events",
+)
+#: Keys of every task.
+_TASK_KEYS = (
+    "key",
+    "kind",
+    "depends_on",
+    "input",
+    "retry",
+    "attempt_timeout",
+    "priority",
+    "bind",
+    "when",
+    "trigger",
+    "for_each",
+    *file_declarations.WAITS,
+    "queue_timeout",
+    "total_timeout",
+    "heartbeat_timeout",
+    "compensation",
+    "weight",
+    "concurrency",
+    "rate",
+    "placement",
+)
+#: Keys of tasks that an agent executes, and of no others.
+_LEASED_KEYS = (
+    "attempt_timeout",
+    "queue_timeout",
+    "heartbeat_timeout",
+    "weight",
+    "concurrency",
+    "rate",
+    "placement",
 )
 
 
@@ -60,9 +100,21 @@ def read(
 
     `default_seconds` is the run time of traced tasks that lack one. Raises WorkflowFileError.
     """
+
+    def build(value: Any) -> workflows_pb2.WorkflowDefinition:
+        return _built(value, default_seconds)
+
+    return read_as(path, build, what="a workflow file")
+
+
+def read_as(path: FilePath, build: Callable[[Any], T], *, what: str) -> T:
+    """Reads a file of YAML or JSON, and builds what its value stands for.
+
+    Raises WorkflowFileError with the line for a DefinitionError of `build`.
+    """
     name = str(path)
     if path.suffix.lower() not in ENDINGS:
-        reason = f"the name of a workflow file must end in one of {', '.join(ENDINGS)}"
+        reason = f"the name of {what} must end in one of {', '.join(ENDINGS)}"
         raise WorkflowFileError(name, None, (), reason)
     try:
         if path.stat().st_size > FILE_BYTES_MAX:
@@ -73,15 +125,23 @@ def read(
         raise WorkflowFileError(name, None, (), reason) from error
     except UnicodeDecodeError as error:
         raise WorkflowFileError(name, None, (), "is not UTF-8 text") from error
-    return read_text(
-        text, name=name, json=path.suffix.lower() == ".json", default_seconds=default_seconds
-    )
+    return _read_as(text, build, name=name, json=path.suffix.lower() == ".json")
 
 
 def read_text(
     text: str, *, name: str, json: bool, default_seconds: float | None = None
 ) -> workflows_pb2.WorkflowDefinition:
     """Reads the text of a workflow file; `name` is the file's, for messages. See `read`."""
+    return _read_as(text, lambda value: _built(value, default_seconds), name=name, json=json)
+
+
+def _built(value: Any, default_seconds: float | None) -> workflows_pb2.WorkflowDefinition:
+    if wfcommons.is_trace(value):
+        return wfcommons.definition_of(value, default_seconds=default_seconds)
+    return definition_of(value)
+
+
+def _read_as(text: str, build: Callable[[Any], T], *, name: str, json: bool) -> T:
     tree: source.Node | None = None
     try:
         if json:
@@ -89,9 +149,7 @@ def read_text(
         else:
             tree = source.read_yaml(text)
             value = source.plain(tree)
-        if wfcommons.is_trace(value):
-            return wfcommons.definition_of(value, default_seconds=default_seconds)
-        return definition_of(value)
+        return build(value)
     except source.SourceError as error:
         raise WorkflowFileError(name, error.line, (), error.reason) from error
     except DefinitionError as error:
@@ -101,121 +159,77 @@ def read_text(
 
 def definition_of(value: Any) -> workflows_pb2.WorkflowDefinition:
     """Turns the plain value of a workflow file into a definition. Raises DefinitionError."""
-    table = _table(value, (), _WORKFLOW_KEYS, required=("name", "tasks"))
+    table = Table(value, (), _WORKFLOW_KEYS, required=("name", "tasks"))
     workflow = builder.Workflow(
-        _text(table["name"], ("name",)),
-        description=_text(table.get("description", ""), ("description",)),
-        max_leases=_whole(table.get("max_leases", 0), ("max_leases",)),
-        labels=_words(table.get("labels", {}), "labels"),
-        dimensions=_words(table.get("dimensions", {}), "dimensions"),
+        table.text("name"),
+        description=table.text("description"),
+        max_leases=table.whole("max_leases"),
+        labels=table.words("labels"),
+        dimensions=table.words("dimensions"),
+        input_schema=table.value("input_schema"),
+        schemas=file_declarations.schemas(table),
+        output=table.words("output"),
+        total_timeout=table.span("total_timeout"),
+        on_failure=file_declarations.handler(table, "on_failure"),
+        concurrency=file_declarations.concurrency(table),
+        events=file_declarations.events(table),
     )
-    for number, item in enumerate(_list(table["tasks"], ("tasks",))):
-        _declare(workflow, item, ("tasks", number))
+    for item, path in table.items("tasks"):
+        _declare(workflow, Table(item, path, _TASK_KEYS, required=("key",)))
     return workflow.definition()
 
 
-def _declare(workflow: builder.Workflow, item: Any, path: Path) -> None:
-    table = _table(item, path, _TASK_KEYS, required=("key", "kind"))
-    retry = table.get("retry", ABSENT)
+def _declare(workflow: builder.Workflow, table: Table) -> None:
+    wait = file_declarations.wait(table)
+    if wait is not None:
+        _declare_wait(workflow, table, wait)
+        return
+    if "kind" not in table:
+        words = ", ".join(file_declarations.WAITS)
+        raise DefinitionError((*table.path, "kind"), f"is missing; or one of {words}")
     workflow.task(
-        _text(table["key"], (*path, "key")),
-        kind=_text(table["kind"], (*path, "kind")),
-        after=_texts(table.get("depends_on", []), (*path, "depends_on")),
-        input=table.get("input", ABSENT),
-        retry=None if retry is ABSENT else _retry(retry, (*path, "retry")),
-        timeout=_span(table, "attempt_timeout", path),
-        priority=_whole(table.get("priority", 0), (*path, "priority")),
+        table.text("key"),
+        kind=table.text("kind"),
+        after=table.texts("depends_on"),
+        input=table.value("input"),
+        retry=file_declarations.retry(table),
+        timeout=table.span("attempt_timeout"),
+        priority=table.whole("priority"),
+        bind=table.words("bind"),
+        when=table.expression("when"),
+        trigger=table.text("trigger"),
+        for_each=file_declarations.for_each(table),
+        queue_timeout=table.span("queue_timeout"),
+        total_timeout=table.span("total_timeout"),
+        heartbeat_timeout=table.span("heartbeat_timeout"),
+        compensation=file_declarations.handler(table, "compensation"),
+        weight=table.whole("weight"),
+        concurrency=file_declarations.concurrency(table),
+        rate=file_declarations.rate(table),
+        placement=file_declarations.placement(table),
     )
 
 
-def _retry(value: Any, path: Path) -> builder.Retry:
-    table = _table(value, path, _RETRY_KEYS)
-    jitter = table.get("jitter", ABSENT)
-    codes = table.get("non_retryable_codes", [])
-    return builder.Retry(
-        max_attempts=_whole(table.get("max_attempts", 0), (*path, "max_attempts")),
-        initial_delay=_span(table, "initial_delay", path),
-        max_delay=_span(table, "max_delay", path),
-        multiplier=_number(table.get("multiplier", 0), (*path, "multiplier")),
-        jitter=None if jitter is ABSENT else _number(jitter, (*path, "jitter")),
-        non_retryable_codes=_texts(codes, (*path, "non_retryable_codes")),
+def _declare_wait(workflow: builder.Workflow, table: Table, wait: declarations.Wait) -> None:
+    for key in _LEASED_KEYS:
+        if key in table:
+            word = next(word for word in file_declarations.WAITS if word in table)
+            reason = f"is for tasks that an agent executes, not beside {word}"
+            raise DefinitionError((*table.path, key), reason)
+    workflow.wait(
+        table.text("key"),
+        wait,
+        after=table.texts("depends_on"),
+        input=table.value("input"),
+        bind=table.words("bind"),
+        when=table.expression("when"),
+        trigger=table.text("trigger"),
+        for_each=file_declarations.for_each(table),
+        retry=file_declarations.retry(table),
+        total_timeout=table.span("total_timeout"),
+        compensation=file_declarations.handler(table, "compensation"),
+        priority=table.whole("priority"),
     )
-
-
-def _table(
-    value: Any, path: Path, keys: Iterable[str], *, required: Iterable[str] = ()
-) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DefinitionError(path, f"must be a table of keys and values, {_is(value)}")
-    for key in value:
-        if key not in keys:
-            hint = graph.did_you_mean(key, keys)
-            raise DefinitionError((*path, key), f"is not a key that is known here{hint}")
-    for key in required:
-        if key not in value:
-            raise DefinitionError((*path, key), "is missing")
-    return value
-
-
-def _span(table: dict[str, Any], key: str, path: Path) -> duration.Span | None:
-    if key not in table:
-        return None
-    value = table[key]
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        reason = f"must be a span of time such as 500ms, 30s, 2m or 1h30m, {_is(value)}"
-        raise DefinitionError((*path, key), reason)
-    return value
-
-
-def _words(value: Any, key: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise DefinitionError((key,), f"must be a table of words and texts, {_is(value)}")
-    return {word: _text(text, (key, word)) for word, text in value.items()}
-
-
-def _list(value: Any, path: Path) -> list[Any]:
-    if not isinstance(value, list):
-        raise DefinitionError(path, f"must be a list, {_is(value)}")
-    return value
-
-
-def _texts(value: Any, path: Path) -> list[str]:
-    return [_text(item, (*path, number)) for number, item in enumerate(_list(value, path))]
-
-
-def _text(value: Any, path: Path) -> str:
-    if not isinstance(value, str):
-        raise DefinitionError(path, f"must be text, {_is(value)}")
-    return value
-
-
-def _whole(value: Any, path: Path) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise DefinitionError(path, f"must be a whole number, {_is(value)}")
-    return value
-
-
-def _number(value: Any, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DefinitionError(path, f"must be a number, {_is(value)}")
-    return value
-
-
-def _is(value: Any) -> str:
-    """Says what a value is instead, in the words of a file and not of Python."""
-    match value:
-        case None:
-            return "is empty"
-        case bool():
-            return f"is {str(value).lower()}"
-        case int() | float():
-            return f"is the number {value}"
-        case str():
-            return f"is the text {value[:60]!r}"
-        case list():
-            return "is a list"
-        case _:
-            return "is a table"
 
 
 def _line_in_json(text: str, path: Path) -> int | None:

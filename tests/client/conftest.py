@@ -151,6 +151,12 @@ class _Tenants(tenants_pb2_grpc.TenantsServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
 
+    async def PauseTenant(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("PauseTenant", request, context)
+
+    async def ResumeTenant(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("ResumeTenant", request, context)
+
     async def DeleteTenant(self, request: Any, context: Context) -> Any:
         return await self._script.answer("DeleteTenant", request, context)
 
@@ -183,6 +189,12 @@ class _Workflows(workflows_pb2_grpc.WorkflowsServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
 
+    async def PauseWorkflow(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("PauseWorkflow", request, context)
+
+    async def ResumeWorkflow(self, request: Any, context: Context) -> Any:
+        return await self._script.answer("ResumeWorkflow", request, context)
+
     async def RegisterWorkflow(self, request: Any, context: Context) -> Any:
         return await self._script.answer("RegisterWorkflow", request, context)
 
@@ -196,37 +208,32 @@ class _Workflows(workflows_pb2_grpc.WorkflowsServicer):
         return await self._script.answer("ListWorkflows", request, context)
 
 
-class _Runs(runs_pb2_grpc.RunsServicer):
-    def __init__(self, script: Script) -> None:
-        self._script = script
+def _runs(script: Script) -> runs_pb2_grpc.RunsServicer:
+    """The service Runs, whatever it can be asked: each method as the script says."""
+    members: dict[str, Any] = {}
+    for method in runs_pb2.DESCRIPTOR.services_by_name["Runs"].methods:
+        members[method.name] = (
+            _streaming(script, method.name)
+            if method.server_streaming
+            else _answering(script, method.name)
+        )
+    made: runs_pb2_grpc.RunsServicer = type("Runs", (runs_pb2_grpc.RunsServicer,), members)()
+    return made
 
-    async def StartRun(self, request: Any, context: Context) -> Any:
-        return await self._script.answer("StartRun", request, context)
 
-    async def BatchStartRuns(self, request: Any, context: Context) -> Any:
-        return await self._script.answer("BatchStartRuns", request, context)
+def _answering(script: Script, name: str) -> Any:
+    async def answer(self: object, request: Any, context: Context) -> Any:
+        return await script.answer(name, request, context)
 
-    async def GetRun(self, request: Any, context: Context) -> Any:
-        return await self._script.answer("GetRun", request, context)
+    return answer
 
-    async def ListRuns(self, request: Any, context: Context) -> Any:
-        return await self._script.answer("ListRuns", request, context)
 
-    async def GetTask(self, request: Any, context: Context) -> Any:
-        return await self._script.answer("GetTask", request, context)
-
-    async def ListTasks(self, request: Any, context: Context) -> Any:
-        return await self._script.answer("ListTasks", request, context)
-
-    async def ListRunEvents(self, request: Any, context: Context) -> Any:
-        return await self._script.answer("ListRunEvents", request, context)
-
-    async def CancelRun(self, request: Any, context: Context) -> Any:
-        return await self._script.answer("CancelRun", request, context)
-
-    async def WatchRun(self, request: Any, context: Context) -> AsyncIterator[Any]:
-        async for message in self._script.stream("WatchRun", request, context):
+def _streaming(script: Script, name: str) -> Any:
+    async def stream(self: object, request: Any, context: Context) -> AsyncIterator[Any]:
+        async for message in script.stream(name, request, context):
             yield message
+
+    return stream
 
 
 class _Evidence(evidence_pb2_grpc.EvidenceServicer):
@@ -308,7 +315,7 @@ async def serve(script: Script) -> grpc.aio.Server:
     server = grpc.aio.server()
     tenants_pb2_grpc.add_TenantsServicer_to_server(_Tenants(script), server)
     workflows_pb2_grpc.add_WorkflowsServicer_to_server(_Workflows(script), server)
-    runs_pb2_grpc.add_RunsServicer_to_server(_Runs(script), server)
+    runs_pb2_grpc.add_RunsServicer_to_server(_runs(script), server)
     agents_pb2_grpc.add_AgentsServicer_to_server(_Agents(script), server)
     constitution_pb2_grpc.add_ConstitutionServicer_to_server(_Constitution(script), server)
     evidence_pb2_grpc.add_EvidenceServicer_to_server(_Evidence(script), server)

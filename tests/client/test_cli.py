@@ -60,8 +60,8 @@ def test_a_list_is_a_table_for_people(far_script: Script, tenure: Tenure) -> Non
     assert first[:6] == [RUN_ID, "word-count", "3", "RUNNING", "57", "104"]
     assert second[1] == "[red]x\\x1b[31m"
     [request] = far_script.requests("ListRuns")
-    assert request.workflow == "word-count"
-    assert list(request.states) == [runs_pb2.RUN_STATE_RUNNING]
+    assert request.filter.workflow == "word-count"
+    assert list(request.filter.states) == [runs_pb2.RUN_STATE_RUNNING]
 
 
 def test_a_list_is_one_document_for_programs(far_script: Script, tenure: Tenure) -> None:

@@ -139,6 +139,29 @@ async def test_a_call_follows_the_holder_of_the_seat(script: Script, other_scrip
     assert other_script.metadata("GetRun")[0]["authorization"] == f"Bearer {KEY}"
 
 
+async def test_a_holder_that_is_named_late_is_asked_without_a_wait(
+    script: Script, other_script: Script
+) -> None:
+    """At first nobody knew who holds the seat; but the same holder twice means that it moves."""
+
+    def elsewhere(holder: str, retry_after: float) -> Refusal:
+        facts = {"holder": holder} if holder else {}
+        code = grpc.StatusCode.UNAVAILABLE
+        return Refusal(code, "elsewhere", "SEAT_ELSEWHERE", facts, retry_after=retry_after)
+
+    script.on("GetRun", elsewhere("", 0.01), elsewhere(other_script.address, 60.0))
+    other_script.on("GetRun", runs_pb2.GetRunResponse(run=run_in("RUNNING")))
+    async with client_of(script) as client:
+        await client.get_run(RUN_ID)
+    assert len(other_script.requests("GetRun")) == 1
+    other_script.on("GetRun", elsewhere(script.address, 0.01))
+    script.on("GetRun", elsewhere(other_script.address, 0.01))
+    async with client_of(script, retry_seconds=0.2) as client:
+        with pytest.raises(TenureError):
+            await client.get_run(RUN_ID)
+    assert len(script.requests("GetRun")) < 30, "it goes to and fro no quicker than it is told"
+
+
 async def test_a_holder_that_is_gone_leads_back_to_the_configured_address(script: Script) -> None:
     gone = Refusal(
         grpc.StatusCode.UNAVAILABLE, "elsewhere", "SEAT_ELSEWHERE", {"holder": "127.0.0.1:1"}

@@ -43,8 +43,14 @@ TENURE_TLS_CA, TENURE_TLS_CERT, TENURE_TLS_KEY.
 COMMANDS = {
     "dev": ("dev", "dev", "Start coordinator and agent, or run a workflow file at once."),
     "workflow": ("workflows", "workflow", "Register, validate, list and show workflows."),
-    "run": ("runs", "run", "Start, list, show, watch and cancel runs."),
+    "run": ("runs", "run", "Start, list, find, show, compare, watch, cancel and mend runs."),
+    "event": ("run_waits", "event", "Publish events that runs wait for or begin with."),
     "logs": ("runs", "logs", "Show what happened in a run, line by line."),
+    "schedule": (
+        "schedules",
+        "schedule",
+        "Start runs by themselves: by cron, interval or date.",
+    ),
     "constitution": (
         "constitution",
         "constitution",
@@ -157,6 +163,10 @@ def explain_refusal(error: Any) -> tuple[str, int]:
     code = grpc.StatusCode
     if error.reason in _DENIALS:
         return explain_denial(error), DENIED if error.code is code.PERMISSION_DENIED else FAILED
+    if error.reason == "VERSIONS_DIFFER":
+        # The first of what stands against it is in the message already.
+        more = [f"{one.subject}: {one.description}" for one in error.objections[1:]]
+        return "\n  ".join([error.message, *more]), FAILED
     match error.code:
         case code.UNAVAILABLE if not error.reason:
             return f"no coordinator could be reached: {error}", UNREACHABLE
@@ -179,7 +189,8 @@ def explain_refusal(error: Any) -> tuple[str, int]:
 def explain_denial(error: Any) -> str:
     """Says which articles deny an act, and where the evidence lies, each on a line."""
     lines = [error.message]
-    lines += [text for _, text in error.objections if text not in error.message]
+    told = [one.description for one in error.objections]
+    lines += [text for text in told if text not in error.message]
     log, _, number = error.decision.rpartition("/")
     if log == "installation":
         lines.append(f"see: entry {number} in the log of the installation")

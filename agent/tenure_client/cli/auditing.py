@@ -20,6 +20,7 @@ from tenure_evidence import audit, keys, records
 from tenure_evidence.database import Database, DatabaseInvalid
 from tenure_evidence.notes import Checkpoint, Note, NoteInvalid, VerifierKey
 from tenure_evidence.records import Judgement
+from tenure_evidence.shown import clean
 
 _BATCH = 100
 
@@ -119,7 +120,7 @@ def show(audited: Audited, *, json: bool) -> int:
     else:
         for each in audited.logs:
             for line in _sentences(each, with_records=audited.with_records):
-                click.echo(output.clean(line))
+                click.echo(clean(line))
         source = "the one that was given"
         if not audited.key_given:
             source = "came with the log itself; compare it with the one you know"
@@ -147,7 +148,7 @@ def progress(name: str, total: int | None, *, json: bool, unit: str = "entries")
     columns = (TextColumn("{task.description}", markup=False), BarColumn())
     counts = (MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
     with Progress(*columns, *counts, console=output.console(stderr=True)) as bars:
-        bar = bars.add_task(output.clean(name), total=total)
+        bar = bars.add_task(clean(name), total=total)
         yield lambda done: bars.update(bar, completed=done)
 
 

@@ -21,6 +21,7 @@ from tenure_constitution import check as checking
 from tenure_constitution.article import Constitution
 from tenure_constitution.judge import Objection
 from tenure_constitution.laws import Effect, Point, VerdictResult
+from tenure_evidence.shown import clean
 
 ALLOWED = 0
 DENIED = 1
@@ -185,7 +186,7 @@ class Judged:
 
 def _show(judged: Judged) -> None:
     if judged.report is None:
-        click.echo(f"error: {output.clean(judged.problem)}", err=True)
+        click.echo(f"error: {clean(judged.problem)}", err=True)
         return
     output.details(
         (
@@ -197,7 +198,7 @@ def _show(judged: Judged) -> None:
     )
     for point, objection in judged.objections():
         color = "red" if objection.effect is Effect.DENY else "yellow"
-        click.secho(f"  at {point.word}: {output.clean(objection.sentence)}", fg=color)
+        click.secho(f"  at {point.word}: {clean(objection.sentence)}", fg=color)
     output.table(
         ("DIMENSION", "COVERAGE", "BASIS"),
         (

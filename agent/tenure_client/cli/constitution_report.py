@@ -11,7 +11,7 @@ import click
 from tenure.v1 import constitution_pb2, verdict_pb2
 from tenure_client import articles
 from tenure_client.cli import compliance_page, moments, objections, options, output, plain, session
-from tenure_client.cli.runs import resolve
+from tenure_client.cli.run_names import resolve
 from tenure_client.client import Client
 from tenure_constitution.laws import Coverage, Dimension, Law
 

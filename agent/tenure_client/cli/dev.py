@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from tenure_client import workflow_file
+from tenure_client import wholeness, workflow_file
 from tenure_client.cli import (
     dev_run,
     embedded,
@@ -117,7 +117,7 @@ def run(
     good when --bundle asks for it.
     """
     definition = workflow_file.read(file, default_seconds=default_seconds)
-    built_in = all(task.kind.startswith(BUILT_IN) for task in definition.tasks)
+    built_in = all(kind.startswith(BUILT_IN) for kind in wholeness.kinds(definition))
     plan = dev_run.Plan(
         file=file,
         definition=definition,

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2, workflows_pb2
-from tenure_client import duration, graph, wfcommons
+from tenure_client import duration, graph, wfcommons, wholeness
 from tenure_client.cli import (
     embedded,
     objections,
@@ -88,6 +88,8 @@ async def _run_to_end(
                 events.append(event)
                 tally.take(event)
                 shown.show(event)
+                if progress.makes_tasks(event):
+                    tally.total = (await client.get_run(started.run_id)).tasks.total
     ended = await client.wait_run(started.run_id)
     tasks = [task async for task in client.list_tasks(started.run_id)]
     return report.judge(
@@ -112,7 +114,7 @@ async def _agent(client: Client, agent_id: str) -> agents_pb2.Agent:
 
 def _check_kinds(plan: Plan, agent: agents_pb2.Agent) -> None:
     """Raises click.UsageError when a task would wait for ever for a handler."""
-    missing = sorted({task.kind for task in plan.definition.tasks} - set(agent.kinds))
+    missing = sorted(set(wholeness.kinds(plan.definition)) - set(agent.kinds))
     if not missing:
         return
     kinds = ", ".join(repr(kind) for kind in missing)

@@ -130,9 +130,12 @@ class Embedded:
         for child in self._stopping:
             child.terminate()
 
-    async def start_coordinator(self, listen: str) -> None:
-        """Starts the coordinator on the data directory and waits until it serves."""
-        arguments = ["serve", "--store", f"sqlite:///{self.data / 'tenure.db'}"]
+    async def start_coordinator(self, listen: str, *more: str) -> None:
+        """Starts the coordinator on the data directory and waits until it serves.
+
+        `more` are options beside those that every embedded coordinator has.
+        """
+        arguments = ["serve", *more, "--store", f"sqlite:///{self.data / 'tenure.db'}"]
         arguments += ["--listen", listen]
         arguments += ["--bootstrap", str(self.credentials), "--bootstrap-tenant", TENANT]
         child = await self._spawn("coordinator", "tenure_server", "server", arguments)
@@ -160,6 +163,10 @@ class Embedded:
     def client(self) -> Client:
         """Opens a client with the tenant admin's key."""
         return Client(self.address, self._credential("admin"), tenant=TENANT)
+
+    def operator_key(self) -> str:
+        """The key that makes tenants. Raises EmbeddedError."""
+        return self._credential("operator")
 
     @contextlib.asynccontextmanager
     async def unless_broken(self) -> AsyncIterator[None]:

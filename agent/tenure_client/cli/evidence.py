@@ -18,7 +18,7 @@ from tenure_client.cli import (
     options,
     output,
     proving,
-    runs,
+    run_names,
     session,
 )
 from tenure_client.client import Client
@@ -68,7 +68,7 @@ def list_(
             kind=kind,
             principal=principal,
             correlation_id=correlation,
-            run_id="" if run_id is None else await runs.resolve(client, run_id),
+            run_id="" if run_id is None else await run_names.resolve(client, run_id),
             refused_only=refused,
             page_size=min(limit, 1000),
         )
@@ -167,7 +167,7 @@ def export(context: click.Context, run_id: str, out: Path | None, root_key: str 
     key, json = proving.trusted(root_key), session.wants_json(context)
 
     async def act(client: Client) -> dict[str, Any]:
-        full_id = await runs.resolve(client, run_id)
+        full_id = await run_names.resolve(client, run_id)
         path = out or Path(f"{full_id}.bundle.json")
         chain = await proving.chain_from(client, key)
         with auditing.progress(f"run {full_id}", None, json=json, unit="bytes") as shown:

@@ -11,6 +11,8 @@ import click
 from tenure.v1 import evidence_pb2
 from tenure_client.cli import output
 from tenure_evidence import canonical
+from tenure_evidence.items import events_of
+from tenure_evidence.shown import one_line
 
 #: The members of an entry in the order in which people want them.
 _MEMBERS = (
@@ -18,7 +20,7 @@ _MEMBERS = (
     *("term", "subject", "verdict", "refusal", "articles", "definition", "constitution"),
     *("request", "items"),
 )
-_ITEMS_SHOWN = 50
+_EVENTS_SHOWN = 50
 _TITLES = ("INDEX#", "TIME", "KIND", "PRINCIPAL", "VERDICT", "ITEMS#", "ABOUT")
 
 
@@ -49,9 +51,9 @@ def show_entries(entries: Sequence[evidence_pb2.EvidenceEntry], *, json: bool) -
 def line(entry: evidence_pb2.EvidenceEntry) -> str:
     """An entry on one line: number, time, kind, principal, verdict, what it is about."""
     index, at, kind, principal, verdict, items, about = _row(said_by(entry))
-    events = "" if items is None else f"{items} event{'' if items == 1 else 's'}"
-    parts = (f"{index:>6}", at, f"{kind:<16}", principal, verdict, events, about)
-    return output.clean("  ".join(str(part) for part in parts if part)).replace("\n", "\\n")
+    counted = "" if items is None else f"{items} item{'' if items == 1 else 's'}"
+    parts = (f"{index:>6}", at, f"{kind:<16}", principal, verdict, counted, about)
+    return one_line("  ".join(str(part) for part in parts if part))
 
 
 def show_entry(value: dict[str, Any], items: Sequence[dict[str, Any]], proven: str) -> None:
@@ -65,14 +67,15 @@ def show_entry(value: dict[str, Any], items: Sequence[dict[str, Any]], proven: s
     count = value.get("items", {}).get("count", 0)
     told["items"] = f"{count}, root {value['items']['root']}" if count else ""
     output.details([*((name, told.get(name)) for name in _MEMBERS), ("proof", proven)])
-    if items:
+    events = [event for item in items for event in events_of(item)]
+    if events:
         click.echo()
         names = ("run", "seq", "kind", "task", "attempt", "agent", "code")
-        rows = ([item.get(name) for name in names] for item in items[:_ITEMS_SHOWN])
+        rows = ([event.get(name) for name in names] for event in events[:_EVENTS_SHOWN])
         titles = ("RUN", "SEQ#", "EVENT", "TASK", "ATTEMPT#", "AGENT", "CODE")
         output.table(titles, rows, empty="")
-    if len(items) > _ITEMS_SHOWN:
-        click.echo(f"and {len(items) - _ITEMS_SHOWN} more; --json shows them all")
+    if len(events) > _EVENTS_SHOWN:
+        click.echo(f"and {len(events) - _EVENTS_SHOWN} more; --json shows them all")
 
 
 def time_text(at: Any) -> str:

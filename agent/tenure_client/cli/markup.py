@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from tenure_client.cli import output
+from tenure_evidence.shown import clean
 
 _VOID = frozenset({"meta", "br", "rect", "line"})
 
@@ -37,7 +37,7 @@ def join(content: Content) -> Markup:
         case Markup():
             return content
         case str():
-            return Markup(html.escape(output.clean(content)))
+            return Markup(html.escape(clean(content)))
         case int():
             return Markup(f"{content:,}")
         case _:
@@ -67,5 +67,5 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Content]], *, empty: s
 
 def _attribute(value: str | float) -> str:
     if isinstance(value, str):
-        return html.escape(output.clean(value), quote=True)
+        return html.escape(clean(value), quote=True)
     return f"{value:.2f}".rstrip("0").rstrip(".")

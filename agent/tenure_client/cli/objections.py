@@ -8,14 +8,15 @@ import click
 
 from tenure.v1 import verdict_pb2
 from tenure_client import articles
-from tenure_client.cli import output, plain
+from tenure_client.cli import plain
 from tenure_constitution.laws import Coverage, Dimension
+from tenure_evidence.shown import clean
 
 
 def warn(objections: Iterable[verdict_pb2.Objection]) -> None:
     """Writes each objection on a line of stderr: what an article warns of stops nothing."""
     for objection in objections:
-        click.echo(f"warning: {output.clean(articles.sentence(objection))}", err=True)
+        click.echo(f"warning: {clean(articles.sentence(objection))}", err=True)
 
 
 def denies(objections: Iterable[verdict_pb2.Objection]) -> bool:

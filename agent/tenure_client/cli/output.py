@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tenure_client.cli import plain
+from tenure_evidence.shown import clean
 
 #: Where no terminal sets the width, nothing is cut.
 WIDTH_WITHOUT_TERMINAL = 500
@@ -27,6 +28,12 @@ STATE_STYLES = {
     "CANCELLING": "yellow",
     "RETRYING": "yellow",
     "RUNNING": "cyan",
+    "ACTIVE": "green",
+    "PAUSED": "yellow",
+    "STARTED": "green",
+    "SKIPPED": "yellow",
+    "MISSED": "red",
+    "REFUSED": "red",
     "LEASED": "cyan",
     "CONNECTED": "green",
     "DISCONNECTED": "red",
@@ -91,15 +98,6 @@ def cell(value: Any) -> Text:
         return Text("-", style="dim")
     text = clean(str(value))
     return Text(text, style=STATE_STYLES.get(text, ""))
-
-
-def clean(text: str) -> str:
-    """Replaces what a terminal would obey instead of show."""
-    if text.isprintable():
-        return text
-    return "".join(
-        sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text
-    )
 
 
 def words(mapping: Any) -> str:

@@ -40,6 +40,11 @@ def word(descriptor: Any, number: int) -> str:
     return str(value.name).removeprefix(prefix)
 
 
+def words(descriptor: Any) -> list[str]:
+    """Gives all words of an enumeration without their prefix, but for the unspecified one."""
+    return [word(descriptor, value.number) for value in descriptor.values if value.number]
+
+
 def time_text(stamp: Timestamp) -> str:
     """Writes a time as RFC 3339 in UTC, to the microsecond."""
     moment = stamp.ToDatetime(tzinfo=UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,8 +24,13 @@ from rich.text import Text
 from tenure.v1 import runs_pb2
 from tenure_client import duration
 from tenure_client.cli import output, plain
+from tenure_evidence.shown import clean, one_line
 
 _KIND = runs_pb2.RunEventKind.DESCRIPTOR
+#: How a task can end.
+_ENDS = ("SUCCEEDED", "FAILED", "UPSTREAM_FAILED", "CANCELLED", "SKIPPED")
+#: Events of a task that leave it where it is.
+_SAID_BESIDE = ("CHECKPOINTED", "DECIDED", "ESCALATED", "REPEATED")
 RUNNING_TASKS_SHOWN = 6
 
 
@@ -32,55 +38,65 @@ RUNNING_TASKS_SHOWN = 6
 class Tally:
     """Counts of a run's tasks, kept up to date by its events."""
 
+    #: How many there are, as far as is known: a list of items makes more of them.
     total: int
-    succeeded: int = 0
-    failed: int = 0
-    upstream_failed: int = 0
-    cancelled: int = 0
+    #: The tasks of which something was told.
+    seen: set[str] = field(default_factory=set)
+    #: How each task that has ended did so, and how many did so each way.
+    ends: dict[str, str] = field(default_factory=dict)
+    ways: Counter[str] = field(default_factory=Counter)
     #: Tasks that wait for their next attempt.
     retrying: set[str] = field(default_factory=set)
+    #: Tasks that are under way without a lease.
+    active: set[str] = field(default_factory=set)
     #: Tasks that are leased: since when (local clock), and to whom.
     running: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     @property
     def ended(self) -> int:
-        """How many tasks will not change any more."""
-        return self.succeeded + self.failed + self.upstream_failed + self.cancelled
+        """How many tasks will not change any more, unless somebody has them executed again."""
+        return len(self.ends)
+
+    @property
+    def succeeded(self) -> int:
+        """How many tasks are done."""
+        return self.ways["SUCCEEDED"]
+
+    @property
+    def failed(self) -> int:
+        """How many tasks have failed for good."""
+        return self.ways["FAILED"]
 
     def take(self, event: runs_pb2.RunEvent) -> None:
         """Takes an event into account."""
-        key = event.task_key
-        match plain.word(_KIND, event.kind):
-            case "TASK_LEASED":
-                self.retrying.discard(key)
-                self.running[key] = (time.monotonic(), event.agent)
-                return
-            case "TASK_SUCCEEDED":
-                self.succeeded += 1
-            case "TASK_FAILED":
-                self.failed += 1
-            case "TASK_UPSTREAM_FAILED":
-                self.upstream_failed += 1
-            case "TASK_CANCELLED":
-                self.cancelled += 1
-            case "TASK_RETRYING":
-                self.retrying.add(key)
-            case "TASK_LEASE_LOST" | "TASK_LEASE_RETURNED":
-                pass
-            case _:
-                return
-        if event.kind != runs_pb2.RUN_EVENT_KIND_TASK_RETRYING:
-            self.retrying.discard(key)
+        key, kind = event.task_key, plain.word(_KIND, event.kind)
+        what = kind.removeprefix("TASK_")
+        if what == kind or what in _SAID_BESIDE:
+            return
+        self.seen.add(key)
+        self.total = max(self.total, len(self.seen))
+        self.retrying.discard(key)
+        self.active.discard(key)
         self.running.pop(key, None)
+        if what in _ENDS:
+            self.ends[key] = what
+            self.ways[what] += 1
+        elif what == "LEASED":
+            self.running[key] = (time.monotonic(), event.agent)
+        elif what == "RETRYING":
+            self.retrying.add(key)
+        elif what == "ACTIVATED":
+            self.active.add(key)
+        elif what == "REOPENED" and key in self.ends:
+            self.ways[self.ends.pop(key)] -= 1
 
     def summary(self) -> str:
         """Says on one line how the tasks stand, leaving out what there is none of."""
         parts = (
             (len(self.running), "running"),
+            (len(self.active), "active"),
             (len(self.retrying), "retrying"),
-            (self.failed, "failed"),
-            (self.upstream_failed, "upstream failed"),
-            (self.cancelled, "cancelled"),
+            *((self.ways[way], way.lower().replace("_", " ")) for way in _ENDS[1:]),
         )
         return ", ".join(f"{count} {word}" for count, word in parts if count)
 
@@ -169,11 +185,11 @@ class _RunProgress(Progress):
             console=console,
             refresh_per_second=8,
         )
-        self._bar = self.add_task(output.clean(name), total=tally.total)
+        self._bar = self.add_task(clean(name), total=tally.total)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         if self._bar is not None:
-            self.update(self._bar, completed=self._tally.ended)
+            self.update(self._bar, completed=self._tally.ended, total=self._tally.total)
         yield from super().get_renderables()
         if summary := self._tally.summary():
             yield Text(f"  {summary}", style="dim")
@@ -181,7 +197,7 @@ class _RunProgress(Progress):
         now = time.monotonic()
         for key, (since, agent) in running[:RUNNING_TASKS_SHOWN]:
             took = duration.short(now - since)
-            yield Text(f"  > {output.clean(key)}  {took} on {output.clean(agent)}", style="cyan")
+            yield Text(f"  > {clean(key)}  {took} on {clean(agent)}", style="cyan")
         if len(running) > RUNNING_TASKS_SHOWN:
             yield Text(f"  > and {len(running) - RUNNING_TASKS_SHOWN} more", style="cyan")
 
@@ -199,6 +215,11 @@ def display(name: str, tally: Tally, *, json: bool, stderr: bool) -> Display:
     return Lines(stream)
 
 
+def makes_tasks(event: runs_pb2.RunEvent) -> bool:
+    """Whether a run may have more tasks since: worth a look at how many there are."""
+    return event.kind == runs_pb2.RUN_EVENT_KIND_TASK_ACTIVATED and event.message.endswith(" items")
+
+
 def event_line(event: runs_pb2.RunEvent) -> str:
     """Writes an event on one line: time, event, task, attempt, agent, message."""
     kind = plain.word(_KIND, event.kind).lower().replace("_", " ")
@@ -211,4 +232,4 @@ def event_line(event: runs_pb2.RunEvent) -> str:
         parts.append(f"on {event.agent}")
     if event.code or event.message:
         parts.append(": ".join(word for word in (event.code, event.message) if word))
-    return output.clean("  ".join(parts)).replace("\n", "\\n").rstrip()
+    return one_line("  ".join(parts)).rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,19 @@ from typing import Any
 from tenure.v1 import runs_pb2, workflows_pb2
 from tenure_client import duration, graph, wfcommons
 from tenure_client.cli import plain, run_tables
+from tenure_evidence.plan import Step
+
+_ITEM = re.compile(r"\[[0-9]+\]$")
+_ENDS = frozenset({"SUCCEEDED", "FAILED", "UPSTREAM_FAILED", "CANCELLED", "SKIPPED"})
+_RULES = {
+    workflows_pb2.TRIGGER_RULE_UNSPECIFIED: "all_succeeded",
+    workflows_pb2.TRIGGER_RULE_ALL_SUCCEEDED: "all_succeeded",
+    workflows_pb2.TRIGGER_RULE_ALL_DONE: "all_done",
+    workflows_pb2.TRIGGER_RULE_ANY_FAILED: "any_failed",
+    workflows_pb2.TRIGGER_RULE_NONE_FAILED: "none_failed",
+}
+
+_OUTPUT_CHARACTERS_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +35,7 @@ class Report:
     makespan_seconds: float
     #: The least time that any number of slots would have needed.
     critical_path_seconds: float
-    #: Pairs of a task and a dependency that had not succeeded when the task was leased.
+    #: Tasks that began before their turn, each with what was missing.
     order_violations: tuple[tuple[str, str], ...]
     #: Where coordinator and agent kept their data. None: nowhere that still exists.
     data: str | None
@@ -46,11 +60,13 @@ class Report:
             "digest": self.run.workflow_digest,
             "state": run_tables.state_of(self.run),
             "reason": self.run.reason or None,
+            "output": plain.of(self.run.output) if self.run.HasField("output") else None,
             "tasks": counts.total,
             "succeeded": counts.succeeded,
             "failed": counts.failed,
             "upstream_failed": counts.upstream_failed,
             "cancelled": counts.cancelled,
+            "skipped": counts.skipped,
             "attempts": self.attempts,
             "makespan_seconds": self.makespan_seconds,
             "critical_path_seconds": self.critical_path_seconds,
@@ -65,6 +81,7 @@ class Report:
         yield "run", self.run.run_id
         yield "state", run_tables.state_of(self.run)
         yield "reason", self.run.reason
+        yield "output", run_tables.output_of(self.run, _OUTPUT_CHARACTERS_SHOWN)
         yield "tasks", run_tables.counts(self.run.tasks)
         yield "attempts", self.attempts
         yield "took", duration.short(self.makespan_seconds)
@@ -122,17 +139,26 @@ def critical_path_seconds(
 def order_violations(
     definition: workflows_pb2.WorkflowDefinition, events: Iterable[runs_pb2.RunEvent]
 ) -> Iterable[tuple[str, str]]:
-    """Finds tasks that were leased before what they depend on had succeeded.
+    """Finds tasks that began before their turn, and says which and why.
 
     Only the log's own order counts; what the coordinator believes of its states is not asked.
     """
-    depends_on = {task.key: task.depends_on for task in definition.tasks}
-    succeeded: set[str] = set()
+    steps = {
+        task.key: Step(
+            kind=task.kind, depends_on=tuple(task.depends_on), rule=_RULES.get(task.trigger, "")
+        )
+        for task in definition.tasks
+    }
+    ends: dict[str, str] = {}
     for event in sorted(events, key=lambda event: event.sequence):
-        match plain.word(runs_pb2.RunEventKind.DESCRIPTOR, event.kind):
-            case "TASK_SUCCEEDED":
-                succeeded.add(event.task_key)
-            case "TASK_LEASED":
-                for dependency in depends_on[event.task_key]:
-                    if dependency not in succeeded:
-                        yield event.task_key, dependency
+        what = plain.word(runs_pb2.RunEventKind.DESCRIPTOR, event.kind).removeprefix("TASK_")
+        # An item is given what its list is given; what else lies beside the graph has no order.
+        step = steps.get(event.task_key) or steps.get(_ITEM.sub("", event.task_key))
+        if what in _ENDS:
+            ends[event.task_key] = what.lower()
+        elif what == "REOPENED":
+            ends.pop(event.task_key, None)
+        elif what in ("LEASED", "ACTIVATED") and step is not None:
+            why = step.before(ends)
+            if why:
+                yield event.task_key, why

@@ -11,10 +11,14 @@ import orjson
 from tenure.v1 import runs_pb2
 from tenure_client import duration
 from tenure_client.cli import output, plain
+from tenure_evidence.shown import clean
 
 _RUN_STATE = runs_pb2.RunState.DESCRIPTOR
 _TASK_STATE = runs_pb2.TaskState.DESCRIPTOR
-_COUNTS = ("succeeded", "failed", "upstream_failed", "cancelled", "retrying", "leased", "ready")
+_COUNTS = (
+    *("succeeded", "failed", "upstream_failed", "cancelled", "skipped"),
+    *("retrying", "active", "leased", "ready"),
+)
 _JSON_CHARACTERS_SHOWN = 2000
 
 
@@ -44,19 +48,36 @@ def show_run(run: runs_pb2.Run, *, json: bool) -> None:
             ("created", plain.local_time(run.create_time)),
             ("started", _time(run, "start_time")),
             ("ended", _time(run, "end_time")),
+            ("deadline", _time(run, "deadline_time")),
             ("priority", run.priority or None),
             ("labels", output.words(run.labels)),
             ("input", _json_text(plain.of(run.input)) if run.HasField("input") else None),
+            ("output", output_of(run, _JSON_CHARACTERS_SHOWN)),
             ("digest", run.workflow_digest),
+            ("before", _earlier(run)),
+            ("started for", _parent(run)),
             ("constitution", run.constitution_digest or "-"),
             ("correlation id", run.correlation_id),
         )
     )
 
 
+def _earlier(run: runs_pb2.Run) -> str | None:
+    """Says which versions a run was under before it was moved, and until when."""
+    told = [
+        f"version {one.workflow_version} until {plain.local_time(one.until_time)}"
+        for one in run.earlier_versions
+    ]
+    return ", ".join(told) or None
+
+
+def _parent(run: runs_pb2.Run) -> str | None:
+    return f"task {run.parent_task_key} of run {run.parent_run_id}" if run.parent_run_id else None
+
+
 def show_end(run: runs_pb2.Run) -> None:
     """Writes how a run ended, on one line."""
-    reason = f": {output.clean(run.reason)}" if run.reason else ""
+    reason = f": {clean(run.reason)}" if run.reason else ""
     click.echo(f"{state_of(run)} in {_took(run)}, {counts(run.tasks)}{reason}")
 
 
@@ -105,6 +126,22 @@ def show_tasks(tasks: Sequence[runs_pb2.Task], *, json: bool) -> None:
         ),
         empty="no tasks",
     )
+
+
+def show_explanations(tasks: Sequence[runs_pb2.TaskExplanation], *, json: bool) -> None:
+    """Writes why tasks do not run: a line for each reason."""
+    if json:
+        output.document(list(tasks))
+        return
+    rows: list[tuple[str, str, str]] = []
+    for task in tasks:
+        said = [one.sentence for one in task.hindrances] or ["-"]
+        state = plain.word(_TASK_STATE, task.state)
+        rows += [
+            ("" if number else task.task_key, "" if number else state, sentence)
+            for number, sentence in enumerate(said)
+        ]
+    output.table(("TASK", "STATE", "WHY"), rows, empty="every task runs or has ended")
 
 
 def show_task(task: runs_pb2.Task, *, json: bool) -> None:
@@ -176,8 +213,82 @@ def _failure(task: runs_pb2.Task) -> str | None:
     return f"{task.failure.code}: {first}"
 
 
-def _json_text(value: object) -> str:
+def output_of(run: runs_pb2.Run, characters: int) -> str | None:
+    """Gives what a run came to, at most so much of it. None: nothing."""
+    return _json_text(plain.of(run.output), characters) if run.HasField("output") else None
+
+
+def _json_text(value: object, characters: int = _JSON_CHARACTERS_SHOWN) -> str:
     text = orjson.dumps(value).decode()
-    if len(text) <= _JSON_CHARACTERS_SHOWN:
-        return text
-    return f"{text[:_JSON_CHARACTERS_SHOWN]}... (--json shows all of it)"
+    return text if len(text) <= characters else f"{text[:characters]}... (--json shows all of it)"
+
+
+def show_comparison(found: runs_pb2.CompareRunsResponse, *, json: bool) -> None:
+    """Writes two runs side by side, then the tasks that came along."""
+    if json:
+        output.document(found)
+        return
+    left, right = found.left, found.right
+    differing = {
+        plain.word(runs_pb2.RunDifference.DESCRIPTOR, kind).lower() for kind in found.differences
+    }
+    rows = (
+        ("run", left.run_id, right.run_id, ""),
+        ("workflow", left.workflow, right.workflow, "workflow"),
+        ("version", left.workflow_version, right.workflow_version, "definition"),
+        ("definition", left.workflow_digest, right.workflow_digest, "definition"),
+        ("constitution", left.constitution_digest, right.constitution_digest, "constitution"),
+        ("input", found.left_input_digest, found.right_input_digest, "input"),
+        ("labels", output.words(left.labels), output.words(right.labels), "labels"),
+        ("priority", left.priority, right.priority, "priority"),
+        ("state", state_of(left), state_of(right), "state"),
+        ("took", _took(left), _took(right), ""),
+    )
+    output.table(
+        ("", "LEFT", "RIGHT", "DIFFERS"),
+        (
+            (name, _digest(a), _digest(b), "differs" if word in differing else "")
+            for name, a, b, word in rows
+        ),
+        empty="",
+    )
+    click.echo()
+    first = clean(found.first_differing_task)
+    total = max(left.tasks.total, right.tasks.total)
+    told = f"; they first went apart at {first}" if first else ""
+    click.echo(f"{found.differing_tasks} of {total} tasks differ{told}")
+    if found.tasks:
+        click.echo()
+        output.table(
+            ("TASK", "LEFT", "RIGHT", "LEFT TOOK#", "RIGHT TOOK#", "DIFFERS"),
+            (_pair(pair) for pair in found.tasks),
+            empty="",
+        )
+
+
+def _pair(pair: runs_pb2.TaskComparison) -> tuple[object, ...]:
+    sides = [getattr(pair, name) if pair.HasField(name) else None for name in ("left", "right")]
+    words = (plain.word(runs_pb2.TaskDifference.DESCRIPTOR, kind) for kind in pair.differences)
+    differs = ", ".join(word.lower() for word in words)
+    return (pair.key, *map(_side, sides), *map(_side_took, sides), differs)
+
+
+def _side(side: runs_pb2.TaskSide | None) -> str | None:
+    """The state of a task, with what is not usual about it."""
+    if side is None:
+        return None
+    state = plain.word(_TASK_STATE, side.state)
+    attempts = f" in {side.attempt} attempts" if side.attempt > 1 else ""
+    return f"{state}{attempts}{f': {side.failure_code}' if side.failure_code else ''}"
+
+
+def _side_took(side: runs_pb2.TaskSide | None) -> str | None:
+    if side is None or not side.HasField("duration"):
+        return None
+    return duration.short(duration.seconds_of(side.duration))
+
+
+def _digest(value: object) -> object:
+    """What a table holds: of a digest enough to tell it from others."""
+    text = str(value)
+    return text[: len("sha256:") + 16] if text.startswith("sha256:") else value

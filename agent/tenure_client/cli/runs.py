@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import aclosing
 
 import click
-import grpc
 
 from tenure.v1 import runs_pb2
 from tenure_client.cli import (
+    bulk,
     objections,
     options,
     output,
     plain,
     progress,
+    run_changes,
+    run_names,
     run_tables,
+    run_waits,
+    seeing,
     session,
     starting,
 )
+from tenure_client.cli.run_names import resolve
 from tenure_client.client import Client
-from tenure_client.errors import TenureError
 
-RUN_STATES = [plain.word(runs_pb2.RunState.DESCRIPTOR, number) for number in range(1, 6)]
-TASK_STATES = [plain.word(runs_pb2.TaskState.DESCRIPTOR, number) for number in range(1, 9)]
-PREFIX_CHARACTERS_MIN = 6
-RUNS_SEARCHED = 1000
+TASK_STATES = plain.words(runs_pb2.TaskState.DESCRIPTOR)
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_RUN_HELP = "RUN is a run's id, or its beginning or end of at least 6 characters."
+_RUN_HELP = run_names.HELP
 
 
 @click.group(cls=options.Group)
 def run() -> None:
-    """Start, list, show, watch and cancel runs.
+    """Start, list, find, show, compare, watch, cancel and mend runs.
 
     RUN is a run's id, or the beginning or end of one: at least 6 characters that no other of the
     newest 1000 runs shares.
@@ -88,33 +87,6 @@ def start(
         return run_tables.exit_code(ended)
 
     return caller.run(act)
-
-
-@run.command(name="list")
-@click.option("--workflow", default="", help="Only runs of this workflow.")
-@click.option(
-    "--state",
-    "states",
-    multiple=True,
-    help="Only runs in this state; may come again.",
-    type=click.Choice(RUN_STATES, case_sensitive=False),
-)
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
-@click.pass_context
-def list_(context: click.Context, workflow: str, states: tuple[str, ...], limit: int) -> None:
-    """List runs, newest first."""
-    numbers = [runs_pb2.RunState.Value(f"RUN_STATE_{state.upper()}") for state in states]
-
-    async def act(client: Client) -> list[runs_pb2.Run]:
-        found: list[runs_pb2.Run] = []
-        pages = client.list_runs(workflow=workflow, states=numbers, page_size=min(limit, 1000))
-        async for each in pages:
-            found.append(each)
-            if len(found) == limit:
-                break
-        return found
-
-    run_tables.show_runs(session.of(context).run(act), json=session.wants_json(context))
 
 
 @run.command(epilog=_RUN_HELP)
@@ -235,37 +207,14 @@ def logs(context: click.Context, run_id: str, task_key: str | None, follow: bool
 
 
 run.add_command(logs, "logs")
-
-
-async def resolve(client: Client, text: str) -> str:
-    """Finds the run that an abbreviation means.
-
-    Raises click.UsageError for one that is too short or means several, TenureError (NOT_FOUND)
-    for one that means none.
-    """
-    wanted = text.lower()
-    if _UUID.fullmatch(wanted):
-        return wanted
-    if len(wanted) < PREFIX_CHARACTERS_MIN or not re.fullmatch(r"[0-9a-f-]+", wanted):
-        raise click.UsageError(
-            f"RUN: must be a run's id, or at least {PREFIX_CHARACTERS_MIN} characters of its "
-            f"beginning or end, is {text!r}"
-        )
-    found = []
-    searched = 0
-    async for each in client.list_runs(page_size=RUNS_SEARCHED):
-        if each.run_id.startswith(wanted) or each.run_id.endswith(wanted):
-            found.append(each.run_id)
-        searched += 1
-        if searched == RUNS_SEARCHED:
-            break
-    if not found:
-        reason = f"none of the newest {RUNS_SEARCHED} runs begins or ends with {text!r}"
-        raise TenureError(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", reason)
-    if len(found) > 1:
-        shown = ", ".join(found[:3])
-        raise click.UsageError(f"RUN: {text!r} means {len(found)} runs, among them {shown}")
-    return found[0]
+run.add_command(seeing.list_, "list")
+run.add_command(seeing.search, "search")
+run.add_command(seeing.count, "count")
+run.add_command(seeing.compare, "compare")
+run.add_command(seeing.explain, "explain")
+run.add_command(bulk.bulk, "bulk")
+for _command in (*run_changes.COMMANDS, *run_waits.COMMANDS):
+    run.add_command(_command)
 
 
 async def _follow(client: Client, run_id: str, *, json: bool, stderr: bool) -> runs_pb2.Run:
@@ -278,6 +227,8 @@ async def _follow(client: Client, run_id: str, *, json: bool, stderr: bool) -> r
             async for event in events:
                 tally.take(event)
                 shown.show(event)
+                if progress.makes_tasks(event):
+                    tally.total = (await client.get_run(run_id)).tasks.total
     return await client.wait_run(run_id)
 
 

@@ -31,10 +31,10 @@ def run_input(text: str | None, time_scale: float | None) -> payload_pb2.Payload
     """Makes the input of a run. Raises click.UsageError for what is no JSON, or no object."""
     if time_scale is not None and not math.isfinite(time_scale):
         raise click.UsageError("--time-scale: must be a number, 0 or more")
-    content = ABSENT if text is None else _content(text)
+    given = ABSENT if text is None else content(text, "--input")
     if time_scale is None:
-        return content
-    value: Any = {} if content is ABSENT else payload.decode(content)
+        return given
+    value: Any = {} if given is ABSENT else payload.decode(given)
     if not isinstance(value, dict):
         raise click.UsageError("--time-scale: needs an --input that is a JSON object, or none")
     scaled = payload.canonical({**value, "time_scale": time_scale})
@@ -52,7 +52,8 @@ def labels(pairs: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _content(text: str) -> payload_pb2.Payload:
+def content(text: str, option: str) -> payload_pb2.Payload:
+    """Reads JSON, or a file of it. Raises click.UsageError naming the option."""
     try:
         data: str | bytes = text
         if text == "@-":
@@ -62,6 +63,6 @@ def _content(text: str) -> payload_pb2.Payload:
         return payload.encode_json(data)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise click.UsageError(f"--input: {text[1:]}: {reason}") from error
+        raise click.UsageError(f"{option}: {text[1:]}: {reason}") from error
     except payload.PayloadError as error:
-        raise click.UsageError(f"--input: {error}") from error
+        raise click.UsageError(f"{option}: {error}") from error

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from tenure.v1 import tenants_pb2
-from tenure_client.cli import options, output, plain, session
+from tenure_client.cli import options, output, pauses, plain, session
 from tenure_client.client import Client
 
 
 @click.group(cls=options.Group)
 def tenants() -> None:
-    """Make, list, show, change and erase tenants.
+    """Make, list, show, change, pause and erase tenants.
 
     Making, changing and erasing needs an operator's key; with --credentials that key is taken by
     itself.
@@ -136,6 +136,10 @@ def delete(context: click.Context, tenant_id: str, yes: bool) -> None:
     output.details([("erased", tenant_id), *facts.items()])
 
 
+tenants.add_command(pauses.pause_tenant, "pause")
+tenants.add_command(pauses.resume_tenant, "resume")
+
+
 def _show(context: click.Context, tenant: tenants_pb2.Tenant) -> None:
     if session.wants_json(context):
         output.document(tenant)
@@ -148,5 +152,6 @@ def _show(context: click.Context, tenant: tenants_pb2.Tenant) -> None:
             ("weight", tenant.weight),
             ("made", plain.local_time(tenant.create_time)),
             ("stopped", tenant.quarantine),
+            ("paused", pauses.said(tenant)),
         )
     )

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from tenure.v1 import workflows_pb2
-from tenure_client import articles, canonical, graph, workflow_file
-from tenure_client.cli import objections, options, output, plain, session
+from tenure_client import articles, canonical, graph, wholeness, workflow_file
+from tenure_client.cli import objections, options, output, pauses, plain, session
 from tenure_client.client import Client
+from tenure_evidence.shown import clean
 
 FILE = click.Path(path_type=Path)
 DEFAULT_SECONDS = click.option(
@@ -21,7 +22,7 @@ DEFAULT_SECONDS = click.option(
 
 @click.group(cls=options.Group)
 def workflow() -> None:
-    """Register, validate, list and show workflows.
+    """Register, validate, list, show and pause workflows.
 
     A FILE is YAML or JSON, or a WfCommons trace (WfFormat 1.3 to 1.5).
     """
@@ -86,7 +87,7 @@ def validate(
         )
     )
     for objection in answer.objections:
-        click.echo(output.clean(articles.sentence(objection)))
+        click.echo(clean(articles.sentence(objection)))
     return 1 if denied else 0
 
 
@@ -142,6 +143,7 @@ def show(context: click.Context, name: str, version: int | None) -> None:
             ("max leases", definition.max_leases or "no limit"),
             ("labels", output.words(definition.labels)),
             ("registered", plain.local_time(found.create_time)),
+            ("paused", pauses.said(found)),
         )
     )
     output.table(
@@ -149,7 +151,7 @@ def show(context: click.Context, name: str, version: int | None) -> None:
         (
             (
                 task.key,
-                task.kind,
+                task.kind or wholeness.waits_for(task),
                 ", ".join(task.depends_on),
                 max(1, task.retry.max_attempts),
                 task.priority,
@@ -158,6 +160,10 @@ def show(context: click.Context, name: str, version: int | None) -> None:
         ),
         empty="no tasks",
     )
+
+
+workflow.add_command(pauses.pause_workflow, "pause")
+workflow.add_command(pauses.resume_workflow, "resume")
 
 
 def _facts(found: workflows_pb2.Workflow) -> list[tuple[str, object]]:
