@@ -2,12 +2,10 @@
 // node verify.mjs BUNDLE [VERIFIER_KEY]   exits 0: good, 1: bad, 2: unusable
 import { createHash, createPublicKey, verify as verifySignature } from "node:crypto";
 import { readFileSync } from "node:fs";
+const hex = (bytes) => bytes.toString("hex"), utf8 = (bytes) => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
 const sha256 = (...parts) => parts.reduce((hash, part) => hash.update(part), createHash("sha256")).digest();
-const hex = (bytes) => bytes.toString("hex");
 const [leafHash, nodeHash] = [0, 1].map((tag) => (...parts) => sha256(Buffer.of(tag), ...parts));
-const bytes4 = (number) => Buffer.from(number.toString(16).padStart(8, "0"), "hex");
-const framed = (...texts) => sha256(...texts.flatMap((text) => [bytes4(Buffer.byteLength(text)), text]));
-const utf8 = (bytes) => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+const framed = (...texts) => sha256(...texts.flatMap((text) => [Buffer.from(Buffer.byteLength(text).toString(16).padStart(8, "0"), "hex"), text]));
 const need = (truth, reason) => { if (!truth) throw new Error(reason); };
 function canonical(value) {
   if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
@@ -20,10 +18,8 @@ function canonical(value) {
   need(plain[typeof value], "has null, a float, or half a character");
   return JSON.stringify(value);
 }
-const isCanonical = (text) => canonical(JSON.parse(text)) === text && text[0] === "{";
-const read = (text) => need(isCanonical(text), "is not in canonical form") ?? JSON.parse(text);
-const isBase64 = (text) => Buffer.from(text, "base64").toString("base64") === text;
-const base64 = (text) => need(isBase64(text), "is not base64") ?? Buffer.from(text, "base64");
+const read = (text) => need(canonical(JSON.parse(text)) === text && text[0] === "{", "is not in canonical form") ?? JSON.parse(text);
+const base64 = (text) => need(Buffer.from(text, "base64").toString("base64") === text, "is not base64") ?? Buffer.from(text, "base64");
 function rootOf(hashes) { // RFC 6962, 2.1
   if (hashes.length < 2) return hashes[0] ?? sha256();
   const half = 2 ** (31 - Math.clz32(hashes.length - 1));
@@ -46,8 +42,7 @@ function rootFromProof(index, size, leaf, proof) { // RFC 9162, 2.1.3.2; divides
 function keyOf(text) { // <name>+<hash>+<base64(0x01 || public key)>
   const [, name, hash, material] = /^([^+\s]+)\+([0-9a-f]{8})\+(\S+)$/.exec(text) ?? need(false, "is not a verifier key");
   const bytes = base64(material);
-  need(bytes.length === 33 && bytes[0] === 1, "is not a key of Ed25519");
-  need(hex(sha256(`${name}\n`, bytes).subarray(0, 4)) === hash, "has a key hash that is not its own");
+  need(bytes.length === 33 && bytes[0] === 1 && hex(sha256(`${name}\n`, bytes).subarray(0, 4)) === hash, "is not a key of Ed25519, or of another hash");
   const key = createPublicKey({ format: "jwk", key: { kty: "OKP", crv: "Ed25519", x: bytes.subarray(1).toString("base64url") } });
   return { text, name, hash, verifies: (message, signature) => verifySignature(null, Buffer.from(message), key, signature) };
 }
@@ -80,23 +75,46 @@ function checkEntry({ entry: text, proof, items }, bundle, checkpoint) {
   need(root === checkpoint?.root, "is not what the log has at this number");
   need(items.length || (entry.subject?.run === bundle.run && !entry.items), "has nothing to do with this run");
   items.forEach(({ position, item, proof: steps }, n) => {
-    need(read(item).run === bundle.run && !(position <= items[n - 1]?.position), "has an item of another run, or out of order");
+    need(isWhole(read(item)) && read(item).run === bundle.run && !(position <= items[n - 1]?.position), "has an item of another run, or out of order");
     need(rootFromProof(position, entry.items.count, leafHash(item), steps) === entry.items.root, "has an item that did not happen by it");
   });
 }
-function follow({ seq, kind, task, term }, past, plan) { // what may follow what in a run
-  need(seq === past.seq + 1, `has event ${seq} after event ${past.seq}`);
-  need(!past.ended && (kind === "run.started") === (seq === 1), `has event ${seq} before the start or after the end`);
-  [past.seq, past.ended] = [seq, /^run\.(succeeded|failed|cancelled)$/.test(kind)];
+const isWhole = ({ task, tasks }) => tasks === undefined || (Array.isArray(tasks) && tasks.length > 1 && task === undefined);
+const eventsOf = ({ tasks, ...item }) => tasks?.map((task, n) => ({ ...item, seq: item.seq + n, task })) ?? [item]; // one for each task
+function isDue({ trigger, depends_on }, ends) { // by how what it depends on has ended
+  const all = depends_on.map((one) => ends.get(one)), isWell = (end) => /^(succeeded|skipped)$/.test(end), rules = { all_done: Boolean, none_failed: isWell };
+  return trigger === "any_failed" ? all.some((end) => end && !isWell(end)) : all.every(rules[trigger] ?? ((end) => end === "succeeded"));
+}
+const digestOf = (text) => `sha256:${hex(sha256(text))}`, planOf = (text) => new Map(JSON.parse(text).tasks.map((task) => [task.key, task]));
+const declaredIn = (plan, task) => plan.get(task) ?? plan.get(task.replace(/\[\d+\]$/, "")); // KEY[0] is an item of KEY
+function move({ seq, definition, previous }, past, plans) { // the run goes on under another definition
+  const [before, plan] = [plans.get(previous), plans.get(definition)], isSame = (task) => declaredIn(before, task)?.kind === declaredIn(plan, task).kind;
+  const fits = ([task, end]) => declaredIn(plan, task) && (!/^(succeeded|failed)$/.test(end) || (isSame(task) && isDue(declaredIn(plan, task), past.ends)));
+  need(previous === past.definition && before && plan && !past.leased.size, `has event ${seq}, which moves the run while a task is leased, or between other definitions than those of the bundle`);
+  need([...past.ends].filter(([task]) => !task.includes("~")).every(fits), `has event ${seq}, which moves the run to a definition that does not fit`);
+  [...past.terms.keys()].filter((task) => !declaredIn(plan, task)).forEach((task) => past.terms.delete(task)); // may come back as another task
+  past.moved.push(past.definition = definition);
+}
+function follow(event, past, plans) { // what may follow what in a run
+  const { seq, kind, task, term, result } = event;
+  need(seq === past.seq + 1 && (kind === "run.started") === (seq === 1) && (!past.ended || kind === "run.reopened"), `has event ${seq} too early or late`);
+  [past.seq, past.ended] = [seq, /^run\.(succeeded|failed|cancelled|closed)$/.test(kind)];
+  if (kind === "run.started") past.definition = event.definition;
+  if (kind === "run.moved") move(event, past, plans);
+  if (/^task\.(succeeded|failed|retrying|lease_\w+|upstream_failed|cancelled|skipped)$/.test(kind)) past.leased.delete(task);
+  const plan = plans.get(past.definition);
+  const end = /^task\.(succeeded|failed|upstream_failed|cancelled|skipped)$/.exec(kind)?.[1], report = result || end === "succeeded";
   if (kind === "task.leased") {
-    need(term > (past.terms.get(task) ?? -1) && !past.done.has(task), `has event ${seq}, whose term does not grow`);
-    need(!plan || plan.get(task)?.every((other) => past.done.has(other)), `has event ${seq}, a lease too early`);
-    past.terms.set(task, term);
+    const declared = plan && declaredIn(plan, task);
+    need(term > (past.terms.get(task) ?? -1) && !past.ends.has(task), `has event ${seq}, whose term does not grow`);
+    need(!plan || (declared && isDue(declared, past.ends)), `has event ${seq}, a lease too early`);
   } else if (/^task\.(succeeded|failed|retrying)$/.test(kind) && term !== undefined) {
-    need(past.terms.get(task) === term && !past.results.has(`${term} ${task}`), `has event ${seq}, a result too many`);
-    past.results.add(`${term} ${task}`);
+    need((past.terms.get(task) ?? 0) === term && !(report && past.results.has(`${term} ${task}`)), `has event ${seq}, a result too many`);
+    report && past.results.add(`${term} ${task}`);
   }
-  if (kind === "task.succeeded") past.done.add(task);
+  if (kind === "task.leased") past.leased.add(task);
+  if (/^task\.(leased|reopened)$/.test(kind)) past.terms.set(task, term);
+  kind === "task.reopened" ? past.ends.delete(task) : end && past.ends.set(task, end);
 }
 const faults = []; // { place: in the bundle or null, index: in the log or null, reason }
 function attempt(what, place, index, check) { // gives undefined when the check failed
@@ -118,15 +136,15 @@ function checkAll(file, trusted) {
     const wrong = (other, n) => proven[n] && (n > place ? other < indexes[place] : n < place && other === indexes[place]);
     need(!indexes.some(wrong), "stands before one it comes after, or twice");
   }));
-  const items = bundle.entries.map((part, place) => good[place] ? part.items.map(({ item }) => JSON.parse(item)) : []);
-  const start = items.flat()[0], definitionHash = hex(sha256(bundle.definition));
-  const isDefinition = start?.definition === `sha256:${definitionHash}`;
+  const items = bundle.entries.map((part, place) => good[place] ? part.items.flatMap(({ item }) => eventsOf(JSON.parse(item))) : []);
+  const start = items.flat()[0], definitionHash = hex(sha256(bundle.definition)), isDefinition = start?.definition === `sha256:${definitionHash}`;
   const constitution = `sha256:${hex(framed(bundle.constitution.platform, bundle.constitution.tenant))}`;
   const isStart = start?.kind !== "run.started" || (isDefinition && start.constitution === constitution);
   attempt("the run", null, null, () => need(isStart, "was started under another definition or constitution"));
-  const plan = isDefinition && new Map(JSON.parse(bundle.definition).tasks.map((task) => [task.key, task.depends_on]));
-  const past = { seq: 0, ended: false, terms: new Map(), done: new Set(), results: new Set() };
-  items.every((row, place) => good[place] && attempt("the entry", place, indexes[place], () => row.forEach((item) => follow(item, past, plan))));
+  const later = bundle.moved_to ?? [], plans = new Map((isDefinition ? [bundle.definition, ...later] : []).map((text) => [digestOf(text), planOf(text)]));
+  const past = { seq: 0, ended: false, terms: new Map(), ends: new Map(), results: new Set(), leased: new Set(), moved: [] };
+  items.every((row, place) => good[place] && attempt("the entry", place, indexes[place], () => row.forEach((item) => follow(item, past, plans))));
+  attempt("the moves", null, null, () => need(faults.length || `${past.moved}` === `${later.map(digestOf)}`, "lead to other definitions than those of the bundle"));
   attempt("the subject", faults.length || past.ended ? null : items.length, null, () => {
     const root = rootOf(bundle.entries.flatMap((part) => part.items.map(({ item }) => leafHash(item))));
     need(run.digest.sha256 === hex(root) && workflow.digest.sha256 === definitionHash, "has a digest that is not its own");
