@@ -24,11 +24,15 @@ from benchmarks.results import Figure
 from benchmarks.scenarios import (
     backlog,
     chains,
+    coordinators,
     evidence,
     fan_in,
     fan_out,
+    for_each,
     idle,
+    isolation,
     latency,
+    listing,
     restart,
     start,
     tenants,
@@ -56,6 +60,7 @@ class Scenario:
 SCENARIOS = {
     fan_out.NAME: Scenario(fan_out.measure, 180),
     fan_in.NAME: Scenario(fan_in.measure, 180),
+    for_each.NAME: Scenario(for_each.measure, 180),
     chains.BATCH: Scenario(chains.measure_batch, 180),
     chains.UNARY: Scenario(chains.measure_unary, 180),
     latency.NAME: Scenario(latency.measure, 180),
@@ -65,9 +70,12 @@ SCENARIOS = {
     backlog.MILLION: Scenario(backlog.measure_million, 1800, long=True),
     restart.NAME: Scenario(restart.measure, 600),
     traces.NAME: Scenario(traces.measure, 900),
+    isolation.NAME: Scenario(isolation.measure, 180),
     idle.NAME: Scenario(idle.measure, 180),
     evidence.NAME: Scenario(evidence.measure, 600),
     verdicts.NAME: Scenario(verdicts.measure, 180),
+    listing.NAME: Scenario(listing.measure, 900),
+    coordinators.NAME: Scenario(coordinators.measure, 600),
 }
 
 
@@ -109,6 +117,9 @@ async def _measure(plan: Plan, names: Sequence[str], figures: list[Figure]) -> N
     for name in names:
         if name == traces.NAME and plan.traces is None:
             _say(f"{name}: skipped, there is no directory of traces (--traces DIR)")
+            continue
+        if name == coordinators.NAME and plan.store != "postgresql":
+            _say(f"{name}: skipped, a SQLite file has one (--store postgresql)")
             continue
         begin = time.monotonic()
         try:

@@ -70,6 +70,11 @@ class Installation:
         """Waits until it serves. Raises ProcessError."""
         self.address = str((await self.coordinator.ready())["address"])
 
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where agents are told to go."""
+        return [self.address]
+
     async def start_agent(self, *, slots: int = SLOTS, key: str = "") -> None:
         """Starts it and waits until the coordinator has welcomed it.
 
@@ -80,7 +85,8 @@ class Installation:
         key_file.chmod(0o600)
         self.agent.spawn(
             "tenure_agent",
-            *("--address", self.address, "--key-file", str(key_file), "--name", AGENT),
+            *(word for address in self.addresses for word in ("--address", address)),
+            *("--key-file", str(key_file), "--name", AGENT),
             *("--slots", str(slots), "--spool", str(self.folder / "spool")),
         )
         await self.agent.ready()

@@ -119,9 +119,18 @@ class Load:
             request.after_sequence = page.next_after_sequence
 
     async def verify(
-        self, definition: workflows_pb2.WorkflowDefinition, run_id: str, **how: bool
+        self,
+        definition: workflows_pb2.WorkflowDefinition,
+        run_id: str,
+        *,
+        items: int = 0,
+        **how: bool,
     ) -> Record:
-        """Reads back a run that has ended and checks it. Raises WrongHistoryError."""
+        """Reads back a run that has ended and checks it. Raises WrongHistoryError.
+
+        `items` is how many each of its lists has.
+        """
+        lists = {task.key: items for task in definition.tasks if task.HasField("for_each")}
         upstream = verification.upstream_of(definition)
         request = runs_pb2.ListTasksRequest(run_id=run_id, states=_NOT_SUCCEEDED, page_size=10)
         run, events, unfinished = await asyncio.gather(
@@ -129,7 +138,7 @@ class Load:
             self.events(run_id),
             self._runs.ListTasks(request, metadata=self._metadata),
         )
-        verification.check_run(upstream, run, unfinished.tasks, events, **how)
+        verification.check_run(upstream, run, unfinished.tasks, events, lists=lists, **how)
         return Record(run, events)
 
     async def verify_all(

@@ -110,6 +110,11 @@ class Child:
         """The memory of it that is resident now."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
+    def written_bytes(self) -> int:
+        """What it has had written to disk so far, in bytes."""
+        words = Path(f"/proc/{self.pid}/io").read_text().split()
+        return int(words[words.index("write_bytes:") + 1])
+
     def wake_ups(self) -> int:
         """How often its threads, all together, have gone to sleep and been woken so far."""
         total = 0

@@ -28,6 +28,31 @@ def upstream_of(definition: workflows_pb2.WorkflowDefinition) -> Upstream:
     return {task.key: tuple(task.depends_on) for task in definition.tasks}
 
 
+def items_of(key: str, items: int) -> Upstream:
+    """The keys of the tasks for the items of a list, as `upstream_of` gives those of others."""
+    return {f"{key}[{place}]": () for place in range(items)}
+
+
+def without_list(
+    run: runs_pb2.Run, key: str, items: int, events: Sequence[runs_pb2.RunEvent]
+) -> list[runs_pb2.RunEvent]:
+    """The events of a run without those of the list itself, which must be as they should be.
+
+    It is begun before any of its items, and succeeds behind the last one. Raises WrongHistoryError.
+    """
+    own = [place for place, event in enumerate(events) if event.task_key == key]
+    kinds = [_name(events[place]) for place in own]
+    if kinds != ["TASK_ACTIVATED", "TASK_SUCCEEDED"]:
+        raise _wrong(run, f"has {kinds} of its list {key}")
+    first, last = own
+    between = sum(
+        event.kind == runs_pb2.RUN_EVENT_KIND_TASK_SUCCEEDED for event in events[first:last]
+    )
+    if between != items:
+        raise _wrong(run, f"has {between} successes of items while {key} is under way, not {items}")
+    return [event for event in events if event.task_key != key]
+
+
 def check_run(
     upstream: Upstream,
     run: runs_pb2.Run,
@@ -35,13 +60,17 @@ def check_run(
     events: Sequence[runs_pb2.RunEvent],
     *,
     interrupted: bool = False,
+    lists: Mapping[str, int] | None = None,
 ) -> None:
     """Raises WrongHistoryError unless every task of the run succeeded exactly once and in order.
+
+    `lists` says of tasks that are lists how many items each has.
 
     `unfinished` are the tasks that the coordinator lists in any other state than SUCCEEDED. With
     `interrupted`, leases may have been lost or returned on the way.
     """
-    total = len(upstream)
+    lists = lists or {}
+    total = len(upstream) + sum(lists.values())
     if run.state != runs_pb2.RUN_STATE_SUCCEEDED:
         raise _wrong(run, f"is {runs_pb2.RunState.Name(run.state)}: {run.reason}")
     if (run.tasks.total, run.tasks.succeeded) != (total, total):
@@ -49,7 +78,12 @@ def check_run(
     if unfinished:
         raise _wrong(run, f"lists {unfinished[0].key} as not succeeded after its end")
     _check_frame(run, events)
-    _check_tasks(run, upstream, events[1:-1], interrupted=interrupted)
+    expected, left = dict(upstream), list(events)
+    for key, items in lists.items():
+        left = without_list(run, key, items, left)
+        del expected[key]
+        expected |= items_of(key, items)
+    _check_tasks(run, expected, left[1:-1], interrupted=interrupted)
 
 
 def order_violations(upstream: Upstream, events: Sequence[runs_pb2.RunEvent]) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from tenure.v1 import workflows_pb2
 from tenure_client.builder import Workflow
+from tenure_client.declarations import ForEach
 
 KIND = "tenure.noop"
 ECHO = "tenure.echo"
 JOIN = "bench.join"
+LIST = "each"
 
 
 def fan_out(tasks: int) -> workflows_pb2.WorkflowDefinition:
@@ -15,6 +17,13 @@ def fan_out(tasks: int) -> workflows_pb2.WorkflowDefinition:
     workflow = Workflow(f"fan-out-{tasks}")
     for number in range(tasks):
         workflow.task(f"task-{number}", kind=KIND)
+    return workflow.definition()
+
+
+def for_each() -> workflows_pb2.WorkflowDefinition:
+    """A task that does nothing for each item of the run's input."""
+    workflow = Workflow("for-each")
+    workflow.task(LIST, kind=KIND, for_each=ForEach(items="run.input"))
     return workflow.definition()
 
 

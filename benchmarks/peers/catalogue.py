@@ -89,4 +89,22 @@ PEERS = {
             "chains as pipelines": "its own way to pass a result on",
         },
     ),
+    "prefect": Peer(
+        name="Prefect, SQLite",
+        program="prefect_program",
+        package="prefect",
+        service=services.prefect,
+        beside="sqlite",
+        workers=0,
+        tasks=100,
+        chains=25,
+        settings={
+            "one flow in the client's process": "tasks handed to serving workers were slower",
+            "8 threads": "its ThreadPoolTaskRunner; no-op tasks wait for the server, not the CPU",
+            "results persisted, no caching": "else a step's result dies with the process",
+            "no logs to the server, no analytics": "work that nothing is compared with",
+            "synchronous NORMAL": "no setting changes it: a power loss may cost the last commits",
+            "done when its server says so": "that is told by events, after the flow has returned",
+        },
+    ),
 }

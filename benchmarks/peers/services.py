@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks import stores
-from benchmarks.peers.adapter import MissingError
+from benchmarks.peers.adapter import PYTHON, MissingError
 
-_REDIS_SECONDS_MAX = 10.0
+_START_SECONDS_MAX = 60.0
+_STOP_SECONDS_MAX = 10.0
 
 
 @contextlib.contextmanager
@@ -58,12 +62,46 @@ def redis(folder: Path) -> Iterator[str]:
         yield f"unix://{socket}"
     finally:
         server.terminate()
-        server.wait(_REDIS_SECONDS_MAX)
+        server.wait(_STOP_SECONDS_MAX)
+
+
+@contextlib.contextmanager
+def prefect(folder: Path) -> Iterator[str]:
+    """The URL of a Prefect server on a SQLite file in the folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    command = [str(PYTHON), "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+    with (folder / "prefect.log").open("ab") as log:
+        server = subprocess.Popen(
+            [*command, "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={
+                "PATH": os.environ["PATH"],
+                "PREFECT_HOME": str(folder),
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            },
+        )
+    try:
+        _wait(lambda: _answers(f"{url}/health"), server)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(_STOP_SECONDS_MAX)
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 def _wait(holds: Callable[[], bool], server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _REDIS_SECONDS_MAX
+    deadline = time.monotonic() + _START_SECONDS_MAX
     while not holds():
         if server.poll() is not None or time.monotonic() > deadline:
-            raise MissingError("redis-server does not start")
+            raise MissingError("the server does not start")
         time.sleep(0.01)

@@ -57,12 +57,10 @@ async def _measure(plan: Plan, name: str, start: Start, target: Target) -> list[
                 begin = min(record.begin_seconds for record in records)
                 end = max(record.end_seconds for record in records)
                 server_rates.append(tasks / (end - begin))
-        commits = await house.stop()
-    per_10k = commits / ((WARM_UP_RUNS + runs * plan.rounds) * LENGTH) * 10_000
+        await house.stop()
     return [
         median(name, "throughput", rates, "tasks/s", plan.target(target)),
         median(name, "throughput, coordinator's clock", server_rates, "tasks/s"),
-        median(name, "commits per 10,000 tasks", [per_10k], "commits"),
         median(name, "coordinator CPU", coordinator_us, "us/task"),
         median(name, "agent CPU", agent_us, "us/task"),
     ]

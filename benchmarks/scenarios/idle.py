@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from benchmarks import workload
-from benchmarks.installation import installed
+from benchmarks import database, workload
+from benchmarks.installation import Installation, installed
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, at_most, median
 
@@ -17,9 +17,11 @@ SPAN_SECONDS = 10.0
 
 
 async def measure(plan: Plan) -> list[Figure]:
-    """CPU in percent of one core, and how often any thread wakes, some time after work was done."""
+    """CPU in percent of one core, how often any thread wakes, and what the store hears meanwhile,
+    some time after work was done.
+    """
     definition = workload.fan_out(TASKS)
-    coordinator, agent, coordinator_wakes, agent_wakes = [], [], [], []
+    rates: dict[str, list[float]] = {}
     async with installed(plan.new_store) as house:
         await house.start_agent()
         async with house.load() as load:
@@ -28,18 +30,38 @@ async def measure(plan: Plan) -> list[Figure]:
             await load.verify(definition, run_id)
         await asyncio.sleep(SETTLE_SECONDS)
         for _ in range(plan.rounds):
-            woken = house.coordinator.wake_ups(), house.agent.wake_ups()
-            before, begin = house.usage(), time.perf_counter()
+            before, begin = await _counters(house), time.perf_counter()
             await asyncio.sleep(SPAN_SECONDS)
-            used, seconds = house.usage().since(before), time.perf_counter() - begin
-            coordinator.append(used.coordinator_seconds / seconds * 100)
-            agent.append(used.agent_seconds / seconds * 100)
-            coordinator_wakes.append((house.coordinator.wake_ups() - woken[0]) / seconds)
-            agent_wakes.append((house.agent.wake_ups() - woken[1]) / seconds)
+            after, seconds = await _counters(house), time.perf_counter() - begin
+            for name, count in after.items():
+                rates.setdefault(name, []).append((count - before[name]) / seconds)
         await house.stop()
+    of_core, a_second, a_minute = (100, "% of a core"), (1, "per second"), (60, "per minute")
+    shown = {
+        "coordinator CPU": (*of_core, plan.target(at_most(1))),
+        "agent CPU": (*of_core, plan.target(at_most(1))),
+        "coordinator wake-ups": (*a_second, None),
+        "agent wake-ups": (*a_second, None),
+        "KiB the coordinator writes": (60 / 1024, "per minute", None),
+        "transactions of the database": (*a_minute, None),
+    }
     return [
-        median(NAME, "coordinator CPU", coordinator, "% of a core", plan.target(at_most(1))),
-        median(NAME, "agent CPU", agent, "% of a core", plan.target(at_most(1))),
-        median(NAME, "coordinator wake-ups", coordinator_wakes, "per second"),
-        median(NAME, "agent wake-ups", agent_wakes, "per second"),
+        median(NAME, name, [rate * times for rate in rates[name]], unit, target)
+        for name, (times, unit, target) in shown.items()
+        if name in rates
     ]
+
+
+async def _counters(house: Installation) -> dict[str, float]:
+    """Everything that only grows."""
+    used = house.usage()
+    counters: dict[str, float] = {
+        "coordinator CPU": used.coordinator_seconds,
+        "agent CPU": used.agent_seconds,
+        "coordinator wake-ups": house.coordinator.wake_ups(),
+        "agent wake-ups": house.agent.wake_ups(),
+        "KiB the coordinator writes": house.coordinator.written_bytes(),
+    }
+    if house.store.startswith("postgresql"):
+        counters["transactions of the database"] = await database.transactions(house.store)
+    return counters

@@ -148,3 +148,42 @@ def test_the_workflows_have_the_graphs_that_their_names_say() -> None:
     wide = verification.upstream_of(workload.fan_out(5))
     assert len(wide) == 5
     assert not any(wide.values())
+
+
+def listed(*steps: Step) -> None:
+    """Checks a run of one list with two items."""
+    run = ended(total=3, succeeded=3)
+    made = [(STARTED, "", 0), *steps, (ENDED, "", 0)]
+    upstream = verification.upstream_of(workload.for_each())
+    verification.check_run(upstream, run, [], events(*made), lists={workload.LIST: 2})
+
+
+ACTIVE = runs_pb2.RUN_EVENT_KIND_TASK_ACTIVATED
+OF_LIST: tuple[Step, ...] = (
+    (ACTIVE, "each", 0),
+    (LEASED, "each[0]", 1),
+    (LEASED, "each[1]", 1),
+    (DONE, "each[1]", 1),
+    (DONE, "each[0]", 1),
+    (DONE, "each", 0),
+)
+
+
+def test_a_list_is_good_when_each_item_succeeded_while_it_was_under_way() -> None:
+    listed(*OF_LIST)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        OF_LIST[1:],
+        (*OF_LIST[:4], OF_LIST[5], OF_LIST[4]),
+        (OF_LIST[0], *OF_LIST),
+        (*OF_LIST[:3], *OF_LIST[4:]),
+    ],
+)
+def test_a_list_that_ends_early_twice_or_without_an_item_is_refused(
+    wrong: tuple[Step, ...],
+) -> None:
+    with pytest.raises(WrongHistoryError):
+        listed(*wrong)
