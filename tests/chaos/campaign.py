@@ -9,7 +9,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,14 +24,17 @@ from tests.chaos.scripted import ScriptedAgent
 from tests.chaos.site import KIND, REAL_SLOTS, Site
 from tests.chaos.stored import querying, record_of
 
-from tenure_server.core.lifecycle import RUN_ENDED
+from tenure_server.core.ledger.lifecycle import TaskState
 
 #: How long everything may take to come to its end once nothing is hurt any more.
 HEAL_SECONDS = 45.0
 _PAUSE_SECONDS = (0.1, 0.8)
 _PROGRESS_SECONDS = 5.0
-_LOOK_SECONDS = 0.2
+#: What a store says that is hurt, or whose seat another one took.
+_EXPECTED = {"StoreFailed", "SeatLost"}
+#: Of each tenant.
 _CLIENTS = 3
+_OPERATORS = 2
 _COPIES_MAX = 4
 #: The agents of ours and their slots.
 _SCRIPTED = {"seen-1": 3, "seen-2": 2}
@@ -130,7 +133,9 @@ class _Campaign:
         violations = await asyncio.to_thread(checker.check, seen, record)
         for copy in self.taken:
             violations += await asyncio.to_thread(_judged, copy, seen, slots)
+        violations += [checker.Violation("no_fault_is_its_own", one) for one in self._own_faults()]
         self._keep_or_clear(bool(violations))
+        self.load.counts["lines of agents of divided tenants"] = self.site.divided_lines()
         self.load.counts["leases seen"] = len({*_leases(self.history)})
         self.load.counts["events"] = sum(map(len, record.events.values()))
         self.load.counts["entries"] = sum(map(len, record.logs.values()))
@@ -141,6 +146,15 @@ class _Campaign:
             skipped=[] if self.disk is None else self.disk.skipped,
             history=self.folder / "history.jsonl",
         )
+
+    def _own_faults(self) -> Iterator[str]:
+        """What coordinators logged that no fault from outside explains."""
+        for coordinator in self.site.coordinators:
+            for line in coordinator.log_lines():
+                broken = "kind" in line and line["kind"] not in _EXPECTED
+                if "exception" in line or (line["level"] == "error" and broken):
+                    told = line.get("exception") or line.get("error")
+                    yield f"{coordinator.name}: {line['event']}: {told}"
 
     def _keep_or_clear(self, wanted: bool) -> None:
         """Keeps what whoever looks into a broken promise wants to see, or removes what is large."""
@@ -173,11 +187,11 @@ class _Campaign:
             self.agents.append(agent)
             self.tasks.append(asyncio.create_task(agent.run()))
         self.load = Load(
-            lambda tenant: self.site.client(tenant, retry_seconds=RETRY_SECONDS),
+            lambda tenant, name: self.site.client(tenant, name, retry_seconds=RETRY_SECONDS),
             self.history,
             self._chance("load"),
         )
-        self.tasks.append(asyncio.create_task(self.load.run(_CLIENTS)))
+        self.tasks.append(asyncio.create_task(self.load.run(_CLIENTS, _OPERATORS)))
         self.tasks.append(asyncio.create_task(self._tell_progress()))
 
     # -- what goes wrong
@@ -226,7 +240,7 @@ class _Campaign:
 
     async def _heal(self) -> None:
         """Lets everything come to its end, and everybody leave in order."""
-        self.say("nothing is hurt any more; waits until every run has ended")
+        self.say("nothing is hurt any more; waits until every run has ended or waits for somebody")
         self.load.stop()
         for agent in self.agents:
             agent.wild = False
@@ -235,9 +249,9 @@ class _Campaign:
             # Whoever is not answered in time leaves an open run behind, which the checker finds.
             async with asyncio.timeout(HEAL_SECONDS):
                 await loading
-                while self._open_runs():  # noqa: ASYNC110 - the store tells nobody
-                    await asyncio.sleep(_LOOK_SECONDS)
-        self.load.counts["open at the end"] = self._open_runs()
+                for explained in await self.load.come_to_rest(self._leased):
+                    self.history.add(explained)
+                    self.load.counts["waiting in the end"] += 1
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -247,10 +261,12 @@ class _Campaign:
             code = await process.ended()
             assert code == 0, f"{process.name} was asked to end and did with {code}"
 
-    def _open_runs(self) -> int:
-        ended = ", ".join(str(state.value) for state in sorted(RUN_ENDED))
+    def _leased(self) -> int:
+        """How many tasks are leased."""
         with querying(self.store) as query:
-            ((count,),) = query(f"SELECT count(*) FROM workflow_runs WHERE state NOT IN ({ended})")
+            ((count,),) = query(
+                f"SELECT count(*) FROM workflow_tasks WHERE state = {TaskState.LEASED.value}"
+            )
         return int(count)
 
     async def _tell_progress(self) -> None:

@@ -11,11 +11,13 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
+import psycopg
+from tests.chaos import clocks
 from tests.chaos.database import Database
 from tests.chaos.disk import Disk
 from tests.chaos.proxy import Mode
 from tests.chaos.scripted import ScriptedAgent
-from tests.chaos.site import LEASE_SECONDS, SEAT_SECONDS, Site
+from tests.chaos.site import LEASE_SECONDS, SEAT_SECONDS, TENANTS, Site
 
 #: A fault that finds no coordinator up again within so long has found a bug.
 RESTART_SECONDS = 30.0
@@ -126,6 +128,34 @@ async def sleep_database(scene: Scene) -> None:
         scene.database.go_on()
 
 
+async def set_clock(scene: Scene) -> None:
+    """The clock of a coordinator's machine is set by hours, and mostly it is killed after that."""
+    victim = scene.chance.choice(scene.site.coordinators)
+    # Not by a day: so long are request ids remembered.
+    victim.set_clock(scene.chance.choice([0, 2, 11, -2, -11]) * int(clocks.STEP_SECONDS))
+    if scene.chance.random() < 0.7:
+        await asyncio.to_thread(victim.kill)
+        await asyncio.to_thread(victim.start)
+
+
+async def free_seat(scene: Scene) -> None:
+    """A seat falls free under its holder, and whoever looks first has it: so seats get divided."""
+    assert scene.database is not None
+    url, tenant = scene.database.url, scene.chance.choice(list(TENANTS))
+
+    def free() -> None:
+        with psycopg.connect(url, autocommit=True, connect_timeout=2) as database:
+            database.execute(
+                "UPDATE seats SET holder = '', address = '', until_us = 0 WHERE tenant_id = %s",
+                (tenant,),
+            )
+
+    # Another fault may hold the database down just now.
+    with contextlib.suppress(psycopg.Error):
+        await asyncio.to_thread(free)
+    await asyncio.sleep(scene.chance.uniform(0.0, SEAT_SECONDS))
+
+
 async def fill_disk(scene: Scene) -> None:
     """Not a byte is left where the store's files lie, and a coordinator may start meanwhile."""
     assert scene.disk is not None
@@ -171,10 +201,11 @@ def faults_for(scene: Scene, *, kills_only: bool = False) -> Iterator[Fault]:
     if kills_only:
         return
     yield from (sleep_coordinator, sleep_coordinator, sleep_agent, cut_lines, cut_lines)
+    yield set_clock
     yield from (_line("slow", 1.0), _line("hole", 0.5, LEASE_SECONDS + 0.5))
     yield from (_line("deaf", 0.5, LEASE_SECONDS + 0.5), _line("mute", 0.5, LEASE_SECONDS + 0.5))
     if scene.database is not None:
-        yield sleep_database
+        yield from (sleep_database, free_seat, free_seat, free_seat)
     if scene.disk is not None:
         if scene.disk.bounded:
             yield from (fill_disk, read_only_disk)

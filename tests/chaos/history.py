@@ -12,7 +12,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
+
+from tenure_server.core.definitions.definition import WorkflowDefinition
+from tenure_server.core.scheduling.schedules import FireLine, Schedule, Standing
 
 #: Run id, task key and term: the name of a lease.
 LeaseName = tuple[str, str, int]
@@ -90,8 +93,6 @@ class Granted:
     granted: float
     received: float
     accept_seconds: float
-    #: How long the attempt may take, however often the lease is renewed. None: as it likes.
-    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,55 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Somebody asked for a change under one request id, as often as it took to be answered.
+
+    `verb` is the kind of the act as evidence names it: `run.pause`, `task.skip`, `run.signal`.
+    """
+
+    actor: str
+    tenant: str
+    verb: str
+    began: float
+    ended: float
+    outcome: str
+    run_id: str = ""
+    task: str = ""
+    #: Of a signal or an event.
+    name: str = ""
+    #: The digest of what a signal or an event carried, and what told it from all others.
+    content: str = ""
+    token: str = ""
+    #: Of an event that was acknowledged: how many tasks took it, and the runs that it started.
+    served: int = 0
+    started: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hindrance:
+    """One thing that a task waits for, as it was explained."""
+
+    kind: str
+    tasks: Sequence[str] = ()
+    name: str = ""
+    key: str = ""
+    child: str = ""
+    count: int = -1
+    limit: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """After the faults: why the tasks of an open run do not run, by key."""
+
+    actor: str
+    tenant: str
+    run_id: str
+    at: float
+    tasks: Mapping[str, Sequence[Hindrance]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Struck:
     """A fault began or ended; for those who read the file."""
 
@@ -129,17 +179,33 @@ class Struck:
     at: float
 
 
-Observation = Started | Cancelled | Watched | Read | Shown | Granted | Renewed | Settled | Struck
-#: An event of a stored run: sequence, kind, task key, term, and the index of its evidence.
-StoredEvent = tuple[int, str, str, int, int]
+Observation = (
+    Started
+    | Cancelled
+    | Watched
+    | Read
+    | Shown
+    | Granted
+    | Renewed
+    | Settled
+    | Asked
+    | Explained
+    | Struck
+)
+Observations = Sequence[Observation]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flow:
-    """A registered workflow: its limit (0: none) and its graph."""
+class StoredEvent(NamedTuple):
+    """An event of a stored run. `entry` is the index of its evidence, -1 where there is none."""
 
-    max_leases: int
-    upstream: Mapping[str, Sequence[str]]
+    sequence: int
+    kind: str
+    task: str = ""
+    term: int = 0
+    entry: int = -1
+    at: float = 0.0
+    code: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +215,34 @@ class StoredRun:
     tenant: str
     workflow: str
     state: str
+    version: int = 1
     request_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    #: What JSON holds, None where there is nothing.
+    input: Any = None
+    output: Any = None
+    #: Empty: it is nobody's.
+    parent: str = ""
+    parent_task: str = ""
+    #: The digests of the signals that it keeps, by name, the oldest first.
+    signals: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTask:
+    """A task as the store has it."""
+
+    state: str
+    output: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSchedule:
+    """A schedule as the store has it, with the lines of its history in order."""
+
+    schedule: Schedule
+    standing: Standing
+    lines: Sequence[FireLine] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +256,8 @@ class Happening:
     task: str = ""
     term: int = 0
     agent: str = ""
+    #: The digest of a task's output. Empty: it gave none.
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +267,9 @@ class Entry:
     index: int
     kind: str
     items: Sequence[Happening] = ()
+    at: float = 0.0
+    #: What it names, in words.
+    subject: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,11 +278,15 @@ class Record:
 
     #: The most live leases of each tenant.
     tenants: Mapping[str, int] = field(default_factory=dict)
-    #: By tenant and name.
-    workflows: Mapping[tuple[str, str], Flow] = field(default_factory=dict)
+    #: By tenant, name and version.
+    workflows: Mapping[tuple[str, str, int], WorkflowDefinition] = field(default_factory=dict)
     #: The slots of each agent, by its name.
     agents: Mapping[str, int] = field(default_factory=dict)
     runs: Mapping[str, StoredRun] = field(default_factory=dict)
+    #: Those that have a row, by run and key.
+    tasks: Mapping[tuple[str, str], StoredTask] = field(default_factory=dict)
+    #: By tenant and name.
+    schedules: Mapping[tuple[str, str], StoredSchedule] = field(default_factory=dict)
     #: The execution log of each run.
     events: Mapping[str, Sequence[StoredEvent]] = field(default_factory=dict)
     #: The evidence of each tenant.
@@ -193,6 +295,16 @@ class Record:
     owners: Mapping[str, str] = field(default_factory=dict)
     #: What the audit of the logs found.
     audit: Sequence[str] = ()
+
+    def definition_of(self, run_id: str) -> WorkflowDefinition | None:
+        """What a run is a run of. None: it is not known."""
+        run = self.runs.get(run_id)
+        return None if run is None else self.workflows.get((run.tenant, run.workflow, run.version))
+
+    def act_of(self, run_id: str, event: StoredEvent) -> str:
+        """The kind of the act by which something happened. Empty: it is not known."""
+        log = self.logs.get(self.runs[run_id].tenant, ())
+        return log[event.entry].kind if 0 <= event.entry < len(log) else ""
 
 
 class History:
@@ -225,10 +337,12 @@ def read(path: Path) -> list[Observation]:
     for line in path.read_text().splitlines():
         told = json.loads(line)
         kind = kinds[told.pop("what")]
-        for name in ("lease", "events", "names", "tenants"):
-            if name in told:
-                told[name] = _tuples(told[name])
-        found.append(kind(**told))
+        if kind is Explained:
+            told["tasks"] = {
+                key: tuple(Hindrance(**{word: _tuples(one[word]) for word in one}) for one in why)
+                for key, why in told["tasks"].items()
+            }
+        found.append(kind(**{word: _tuples(value) for word, value in told.items()}))
     return found
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from tests.chaos.history import (
     Cancelled,
     Entry,
-    Flow,
     Granted,
     Happening,
     LeaseName,
@@ -25,12 +24,15 @@ from tests.chaos.history import (
     StoredRun,
     Watched,
 )
+from tests.server.core.world import flow, task
 
 GRAPH = {"first": (), "left": ("first",), "right": ("first",), "last": ("left", "right")}
 TENANTS = {"alpha": 2, "beta": 3}
 AGENTS = {"one": 2, "two": 1}
 FLOWS = {
-    (tenant, name): Flow(max_leases=limit, upstream=GRAPH)
+    (tenant, name, 1): flow(
+        *(task(key, *upstream) for key, upstream in GRAPH.items()), name=name, max_leases=limit
+    )
     for tenant in TENANTS
     for name, limit in (("wide", 0), ("narrow", 1))
 }
@@ -90,12 +92,12 @@ class Honest:
         for run_id, run in self.runs.items():
             mine = [one for one, _ in live if one.tenant == run.tenant]
             same = sum(one.workflow == run.workflow for one in mine)
-            limit = FLOWS[run.tenant, run.workflow].max_leases or 99
+            limit = FLOWS[run.tenant, run.workflow, 1].max_leases or 99
             if run.state != "RUNNING" or len(mine) >= TENANTS[run.tenant] or same >= limit:
                 continue
-            for task, upstream in GRAPH.items():
-                if task not in run.done and task not in run.live and run.done.issuperset(upstream):
-                    return self._grant(run_id, task, agent)
+            for key, upstream in GRAPH.items():
+                if key not in run.done and key not in run.live and run.done.issuperset(upstream):
+                    return self._grant(run_id, key, agent)
         return None
 
     def renew(self, lease: LeaseName) -> None:
@@ -113,21 +115,22 @@ class Honest:
 
     def lose(self, lease: LeaseName) -> None:
         """Lets a lease expire."""
-        run_id, task, term = lease
+        run_id, key, term = lease
         self._pass(2 * LEASE_SECONDS)
         run = self.runs[run_id]
-        happened = [("task.lease_lost", task, term, run.live.pop(task))]
+        happened = [("task.lease_lost", key, term, run.live.pop(key))]
         if run.state == "CANCELLING":
+            happened = [("task.cancelled", *happened[0][1:])]
             self._end(run, happened)
         self._act("time.pass", run_id, *happened)
 
     def settle(self, lease: LeaseName) -> None:
         """Takes a success, and tells so once more when it is repeated."""
-        run_id, task, term = lease
+        run_id, key, term = lease
         run = self.runs[run_id]
-        agent, sent = run.live.pop(task), self._pass()
-        run.done.add(task)
-        happened = [("task.succeeded", task, term, agent)]
+        agent, sent = run.live.pop(key), self._pass()
+        run.done.add(key)
+        happened = [("task.succeeded", key, term, agent)]
         if run.state == "CANCELLING":
             self._end(run, happened)
         elif run.done.issuperset(GRAPH):
@@ -152,7 +155,13 @@ class Honest:
         if run.state != "RUNNING":
             return
         run.state = "CANCELLING"
-        happened = [("run.cancelling", "", 0, "")]
+        happened = [
+            ("task.cancelled", key, 0, "")
+            for key in GRAPH
+            if key not in run.live and key not in run.done
+        ]
+        if run.live:
+            happened.append(("run.cancelling", "", 0, ""))
         self._end(run, happened)
         began = self._pass()
         self._act("run.cancel", run_id, *happened)
@@ -190,9 +199,7 @@ class Honest:
     def live(self) -> list[LeaseName]:
         """The live leases."""
         return [
-            (run_id, task, run.terms[task])
-            for run_id, run in self.runs.items()
-            for task in run.live
+            (run_id, key, run.terms[key]) for run_id, run in self.runs.items() for key in run.live
         ]
 
     def record(self) -> Record:
@@ -215,24 +222,24 @@ class Honest:
             owners={f"key-{tenant}": tenant for tenant in TENANTS},
         )
 
-    def _grant(self, run_id: str, task: str, agent: str) -> LeaseName:
+    def _grant(self, run_id: str, key: str, agent: str) -> LeaseName:
         run = self.runs[run_id]
-        term = run.terms[task] = run.terms.get(task, 0) + 1
-        run.live[task] = agent
+        term = run.terms[key] = run.terms.get(key, 0) + 1
+        run.live[key] = agent
         granted = self._pass()
-        self._act("lease.grant", run_id, ("task.leased", task, term, agent))
+        self._act("lease.grant", run_id, ("task.leased", key, term, agent))
         self.seen.append(
             Granted(
                 agent=agent,
                 tenant=run.tenant,
                 workflow=run.workflow,
-                lease=(run_id, task, term),
+                lease=(run_id, key, term),
                 granted=granted,
                 received=self._pass(),
                 accept_seconds=LEASE_SECONDS,
             )
         )
-        return run_id, task, term
+        return run_id, key, term
 
     @staticmethod
     def _end(run: _Run, happened: list[tuple[str, str, int, str]]) -> None:
@@ -244,16 +251,16 @@ class Honest:
         run = self.runs[run_id]
         log = self.logs[run.tenant]
         items = []
-        for what, task, term, agent in happened:
+        for what, key, term, agent in happened:
             sequence = len(run.events) + 1
-            run.events.append((sequence, what, task, term, len(log)))
+            run.events.append(StoredEvent(sequence, what, key, term, entry=len(log), at=self.now))
             items.append(
                 Happening(
                     run_id=run_id,
                     sequence=sequence,
                     kind=what,
                     at=self.now,
-                    task=task,
+                    task=key,
                     term=term,
                     agent=agent,
                 )

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
+import orjson
+from tests.chaos import clocks, flows
 from tests.chaos.history import Granted, History, LeaseName, Renewed, Settled, Shown
 from tests.chaos.names import names_in
 
@@ -24,6 +26,8 @@ from tenure_client import channel, errors
 
 _WELCOME_SECONDS = 3.0
 _PAUSE_SECONDS = 0.1
+#: Whoever has more slots is where tasks are preferred to be executed.
+_FEW_SLOTS = 2
 _Stream = grpc.aio.StreamStreamCall[agents_pb2.WorkRequest, agents_pb2.WorkResponse]
 
 
@@ -33,6 +37,8 @@ class _Held:
 
     ref: agents_pb2.LeaseRef
     name: LeaseName
+    #: Whether it is to fail for good.
+    doomed: bool
     result: agents_pb2.Result | None = None
 
 
@@ -146,6 +152,7 @@ class ScriptedAgent:
             instance=self._life.instance,
             kinds=[self._kind],
             slots=self.slots,
+            labels={"zone": "a"} if self.slots > _FEW_SLOTS else {},
             held=[held.ref for held in self._life.held.values()],
         )
 
@@ -210,6 +217,7 @@ class ScriptedAgent:
     def _take(self, lease: agents_pb2.Lease, run: agents_pb2.RunContext, now: float) -> None:
         name = (lease.run_id, lease.task_key, lease.term)
         granted = lease.grant_us / 1e6 + self._shift if lease.grant_us else now
+        granted = clocks.nearest(granted, now)
         self._history.add(
             Granted(
                 agent=self.name,
@@ -224,7 +232,7 @@ class ScriptedAgent:
         ref = agents_pb2.LeaseRef(
             run_id=lease.run_id, task_key=lease.task_key, term=lease.term, token=lease.token
         )
-        held = self._life.held[name] = _Held(ref, name)
+        held = self._life.held[name] = _Held(ref, name, _is_doomed(lease))
         task = asyncio.create_task(self._work(held))
         self._life.tasks.add(task)
         task.add_done_callback(self._life.tasks.discard)
@@ -274,7 +282,8 @@ class ScriptedAgent:
         self._say(agents_pb2.WorkRequest(accepts=[held.ref]))
         await asyncio.sleep(self._chance.uniform(0, 0.05))
         if not wild:
-            self._finish(held, "failure" if self._chance.random() < 0.05 else "success")
+            failed = held.doomed or self._chance.random() < 0.05
+            self._finish(held, "failure" if failed else "success")
             return
         deeds: list[Callable[[_Held], Awaitable[None]]] = [
             self._finish_twice,
@@ -319,10 +328,10 @@ class ScriptedAgent:
         held.result = agents_pb2.Result(lease=held.ref)
         match end:
             case "success":
-                output = payload_pb2.Payload(data=b'"%d"' % held.ref.term)
-                held.result.success.output.CopyFrom(output)
+                said = orjson.dumps({"by": held.ref.task_key, "term": held.ref.term})
+                held.result.success.output.CopyFrom(payload_pb2.Payload(data=said))
             case "failure":
-                held.result.failure.code = "CHANCE"
+                held.result.failure.code = flows.DOOM if held.doomed else "CHANCE"
             case _:
                 held.result.stopped.SetInParent()
         self._report(held.result)
@@ -333,3 +342,8 @@ class ScriptedAgent:
         end = result.WhichOneof("end") or ""
         self._line.reports[name].append((time.monotonic(), end))
         self._say(agents_pb2.WorkRequest(results=[result]))
+
+
+def _is_doomed(lease: agents_pb2.Lease) -> bool:
+    given = orjson.loads(lease.input.data) if lease.input.data else None
+    return isinstance(given, dict) and bool(given.get("doom"))

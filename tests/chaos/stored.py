@@ -5,17 +5,30 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import psycopg
-from tests.chaos.history import Entry, Flow, Happening, Record, StoredEvent, StoredRun
+from tests.chaos.history import (
+    Entry,
+    Happening,
+    Record,
+    StoredEvent,
+    StoredRun,
+    StoredSchedule,
+    StoredTask,
+)
 
 from tenure_evidence import audit, keys
-from tenure_evidence.canonical import canonical
+from tenure_evidence.canonical import canonical, hash_text
+from tenure_evidence.digests import payload_digest
+from tenure_evidence.items import events_of
 from tenure_evidence.packing import unpacked
-from tenure_server.core.lifecycle import EventKind, RunState
+from tenure_server.core.definitions.definition import parse
+from tenure_server.core.ledger.lifecycle import EventKind, RunState, TaskState
+from tenure_server.store import schedule_rows
 from tenure_server.store.sqlite import path_of
 
 Query = Callable[[str], Iterable[tuple[Any, ...]]]
@@ -49,23 +62,24 @@ def record_of(store: str, slots: Mapping[str, int]) -> Record:
 
 def _record(query: Query, slots: Mapping[str, int]) -> Record:
     tenants: dict[str, int] = dict(query("SELECT tenant_id, max_leases FROM tenants"))
-    runs = {
-        run_id: StoredRun(
-            tenant=tenant,
-            workflow=workflow,
-            state=RunState(state).name,
-            request_id=json.loads(labels).get(REQUEST_LABEL, ""),
-        )
-        for tenant, run_id, workflow, state, labels in query(
-            "SELECT tenant_id, run_id, workflow, state, labels FROM workflow_runs"
-        )
-    }
     logs, found = _logs(query, tenants)
     return Record(
         tenants=tenants,
-        workflows=_workflows(query),
+        workflows={
+            (tenant, name, version): parse(bytes(content))
+            for tenant, name, version, content in query(
+                "SELECT tenant_id, name, version, canonical FROM workflow_definitions"
+            )
+        },
         agents=dict(slots),
-        runs=runs,
+        runs=_runs(query),
+        tasks={
+            (run_id, key): StoredTask(state=TaskState(state).name, output=_json(output))
+            for run_id, key, state, output in query(
+                "SELECT run_id, task_key, state, output FROM workflow_tasks"
+            )
+        },
+        schedules=_schedules(query),
         events=_events(query),
         logs=logs,
         owners={
@@ -76,29 +90,87 @@ def _record(query: Query, slots: Mapping[str, int]) -> Record:
     )
 
 
-def _workflows(query: Query) -> dict[tuple[str, str], Flow]:
-    flows = {}
-    for tenant, name, content in query(
-        "SELECT tenant_id, name, canonical FROM workflow_definitions ORDER BY version"
+def _runs(query: Query) -> dict[str, StoredRun]:
+    runs = {}
+    for tenant, run_id, workflow, version, state, labels, *more in query(
+        "SELECT tenant_id, run_id, workflow, workflow_version, state, labels, parent_run_id,"
+        " parent_task, input, output, detail FROM workflow_runs"
     ):
-        definition = json.loads(bytes(content))
-        flows[tenant, name] = Flow(
-            max_leases=definition.get("max_leases", 0),
-            upstream={
-                task["key"]: tuple(task.get("depends_on", ())) for task in definition["tasks"]
-            },
+        parent, parent_task, given, output, detail = more
+        words = json.loads(labels)
+        kept = json.loads(detail).get("signals", {}) if detail else {}
+        runs[run_id] = StoredRun(
+            tenant=tenant,
+            workflow=workflow,
+            version=version,
+            state=RunState(state).name,
+            request_id=words.get(REQUEST_LABEL, ""),
+            labels=words,
+            input=_json(given),
+            output=_json(output),
+            parent=parent,
+            parent_task=parent_task,
+            signals={name: [_digest_of(one) for one in many] for name, many in kept.items()},
         )
-    return flows
+    return runs
+
+
+def content_digest(data: bytes, content_type: str = "") -> str:
+    """The digest of a payload as evidence has it."""
+    return hash_text(payload_digest(data, content_type))
+
+
+def _digest_of(kept: Mapping[str, Any]) -> str:
+    return "" if kept["data"] is None else content_digest(b64decode(kept["data"]), kept["type"])
+
+
+def _json(data: bytes | None) -> Any:
+    return None if data is None else json.loads(bytes(data))
+
+
+def _schedules(query: Query) -> dict[tuple[str, str], StoredSchedule]:
+    standings = {
+        (tenant, name): schedule_rows.standing((name, standing))[1]
+        for tenant, name, standing in query(
+            "SELECT tenant_id, name, standing FROM schedule_standings"
+        )
+    }
+    lines: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for tenant, name, *row in query(
+        "SELECT tenant_id, name, number, nominal_us, at_us, cause, outcome, times, run_id, code,"
+        " message FROM schedule_fires ORDER BY tenant_id, name, number"
+    ):
+        lines[tenant, name].append(schedule_rows.fire(row))
+    return {
+        (tenant, row[0]): StoredSchedule(
+            schedule=schedule_rows.schedule(row),
+            standing=standings[tenant, row[0]],
+            lines=lines[tenant, row[0]],
+        )
+        for tenant, *row in query(
+            "SELECT tenant_id, name, content, input, input_type, create_us, created_by, update_us"
+            " FROM schedules"
+        )
+    }
 
 
 def _events(query: Query) -> dict[str, list[StoredEvent]]:
     events: dict[str, list[StoredEvent]] = defaultdict(list)
-    for run_id, sequence, kind, task, term, index in query(
-        "SELECT run_id, sequence, kind, task_key, term, entry_index FROM workflow_execution_log"
-        " ORDER BY tenant_id, run_id, sequence"
+    for run_id, sequence, kind, task, term, index, at_us, code, message in query(
+        "SELECT run_id, sequence, kind, task_key, term, entry_index, at_us, code, message"
+        " FROM workflow_execution_log ORDER BY tenant_id, run_id, sequence"
     ):
         events[run_id].append(
-            (sequence, kind_name(kind), task, term, -1 if index is None else index)
+            StoredEvent(
+                sequence=sequence,
+                kind=kind_name(kind),
+                task=task,
+                term=term,
+                entry=-1 if index is None else index,
+                at=at_us / 1e6,
+                code=code,
+                message=message,
+            )
         )
     return dict(events)
 
@@ -126,8 +198,16 @@ def _logs(query: Query, tenants: Iterable[str]) -> tuple[dict[str, list[Entry]],
             )
         )
         if tenant != INSTALLATION:
-            happened = tuple(map(_happening, told))
-            entries.setdefault(tenant, []).append(Entry(index=index, kind=kind, items=happened))
+            said = json.loads(bytes(entry))
+            entries.setdefault(tenant, []).append(
+                Entry(
+                    index=index,
+                    kind=kind,
+                    items=tuple(_happening(event) for item in told for event in events_of(item)),
+                    at=said["at"] / 1e6,
+                    subject=said.get("subject", {}),
+                )
+            )
     chain, notes = _signatures(query)
     found = []
     heads: dict[str, int] = dict(query("SELECT tenant_id, size FROM evidence_heads"))
@@ -159,4 +239,5 @@ def _happening(item: Mapping[str, Any]) -> Happening:
         task=item.get("task", ""),
         term=item.get("term", 0),
         agent=item.get("agent", ""),
+        output=item.get("output", ""),
     )
