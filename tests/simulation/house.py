@@ -15,18 +15,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tests.chaos import flows
 from tests.server.core.world import ACCEPT_US, LEASE_US, START_US, flow, task
 from tests.simulation.loop import Disk, NoThread, SimulatedLoop, Work
 from tests.simulation.mirror import Mirror
+from tests.simulation.twin import Twin
 
-from tenure_server.core import ids, records
-from tenure_server.core.definition import RetryPolicy, WorkflowDefinition
-from tenure_server.core.desk import Desk
+from tenure_server.core import ids
+from tenure_server.core.definitions.definition import RetryPolicy, WorkflowDefinition
+from tenure_server.core.desks.desk import Desk
 from tenure_server.core.errors import StoreUnavailable
-from tenure_server.core.journal import Changes
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.journal import Changes
+from tenure_server.core.scheduling.fire_times import FireTimes, Interval
+from tenure_server.core.scheduling.schedules import Author, Overlap, Schedule, Standing
 from tenure_server.engine import commits
+from tenure_server.engine.chance import draw
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.settings import Settings
+from tenure_server.rpc.definitions import definition
 from tenure_server.store import sqlite
 from tenure_server.store.acts import Acts
 from tenure_server.store.database import Store, open_store
@@ -36,11 +43,21 @@ from tenure_server.store.writer import Writer
 TENANTS = {"alpha": 3, "beta": 4}
 KEYS = ("one", "two")
 WORK = frozenset({"work"})
+#: The unit of spans in the workflows of rich stories, and how often their schedules fire.
+UNIT_SECONDS = 4.0
+EVERY_US = 45_000_000
+#: The schedules of each tenant.
+OVERLAPS = {
+    "alpha": (Overlap.SKIP, Overlap.BUFFER_ALL, Overlap.CANCEL_RUNNING),
+    "beta": (Overlap.BUFFER_ONE, Overlap.ALLOW_ALL),
+}
 _AGAIN = RetryPolicy(max_attempts=3, initial_delay_us=1_000_000, multiplier=1, jitter=0)
 
 
-def workflows() -> list[WorkflowDefinition]:
-    """A diamond, a narrow fan and a chain."""
+def workflows(*, rich: bool) -> list[WorkflowDefinition]:
+    """A diamond, a narrow fan and a chain; or everything that can be declared."""
+    if rich:
+        return [definition(message) for message in flows.flows(UNIT_SECONDS, "work")]
     words: dict[str, Any] = {"retry": _AGAIN}
     return [
         flow(
@@ -91,7 +108,9 @@ class House:
     chance: random.Random
     #: Called after each commit and read of the writer.
     stepped: Work
-    mirror: Mirror = field(init=False)
+    #: Whether workflows declare more than graphs.
+    rich: bool = False
+    mirror: Mirror | Twin = field(init=False)
     #: How likely a commit fails. 0 in peace.
     fault_rate: float = 0.0
     engine: Engine | None = None
@@ -102,7 +121,7 @@ class House:
     _disk: Disk | None = None
 
     def __post_init__(self) -> None:
-        self.mirror = Mirror(self.now_us)
+        self.mirror = Twin(self.now_us) if self.rich else Mirror(self.now_us)
 
     @property
     def url(self) -> str:
@@ -143,8 +162,10 @@ class House:
             )
             await self._act(lambda acts, tenant=tenant: acts.create_tenant(tenant))  # type: ignore[misc]
             await self.engine.after_tenant_change(tenant_id)
-            for definition in workflows():
-                await self.engine.workflows.register(origin(tenant_id), definition, None)
+            for each in workflows(rich=self.rich):
+                await self.engine.workflows.register(origin(tenant_id), each, None)
+            for overlap in OVERLAPS[tenant_id] if self.rich else ():
+                await self._schedule(tenant_id, overlap)
         for name in KEYS:
             key = records.ApiKey(
                 api_key_id=ids.new_id("alpha", START_US, name.encode() * 3),
@@ -156,6 +177,24 @@ class House:
             )
             self.keys[name] = key
             await self._act(lambda acts, key=key: acts.create_api_key(key=key))  # type: ignore[misc]
+
+    async def _schedule(self, tenant_id: str, overlap: Overlap) -> None:
+        assert self.engine is not None
+        schedule = Schedule(
+            name=overlap.name.lower(),
+            workflow=flows.TICK,
+            times=FireTimes(intervals=(Interval(EVERY_US + overlap * 7_000_000),)),
+            overlap=overlap,
+            catchup_us=120_000_000,
+            author=Author("key-0", ()),
+            create_us=self.now_us(),
+            created_by="key-0",
+            update_us=self.now_us(),
+        )
+        standing = Standing(cursor_us=self.now_us())
+        await self.engine.schedules.create(
+            origin(tenant_id), schedule, standing, None, lambda _: b""
+        )
 
     async def _act(self, work: Callable[[Acts], object]) -> None:
         def done(acts: Acts) -> bytes:
@@ -175,13 +214,14 @@ class House:
         self.mirror.crashed()
         waiting = disk.crash()
         # Nobody is told what became of it.
-        dumb: Any = SimpleNamespace(call_soon_threadsafe=lambda *_: None, call_soon=lambda *_: None)
+        dumb: Any = SimpleNamespace(
+            call_soon_threadsafe=lambda *_: None, call_soon=lambda *_: None, time=self.loop.time
+        )
         engine._floor.commits._loop = dumb
         if waiting and self.chance.random() < 0.5:
             with contextlib.suppress(Exception):  # what it was is gone, and so is who would care
                 waiting[0]()
-        if engine._floor._alarm is not None:
-            engine._floor._alarm.cancel()
+        engine._floor._alarm.clear()
         for each in sorted(asyncio.all_tasks(self.loop), key=lambda task: task.get_name()):
             if not each.get_name().startswith("sim-"):
                 each.cancel()
@@ -226,6 +266,8 @@ def simulated(house: House) -> Iterator[None]:
         (Desk, "__hash__", by_tenant),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
+    # What was drawn before is chance.
+    draw.forget()
     try:
         for owner, name, other in replaced:
             setattr(owner, name, other)
@@ -233,3 +275,4 @@ def simulated(house: House) -> Iterator[None]:
     finally:
         for owner, name, real in before:
             setattr(owner, name, real)
+        draw.forget()

@@ -11,12 +11,18 @@ import asyncio
 import random
 import selectors
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 Work = Callable[[], None]
 #: How long a transaction and a read take.
 _WRITE_SECONDS = (0.0005, 0.02)
 _READ_SECONDS = (0.0001, 0.005)
+#: So many of them take long, before or after they have looked.
+_LONG_READS = 0.03
+_LONG_READ_SECONDS = (0.1, 1.0)
+#: How long it takes until what a thread has done is heard of on the loop.
+_HANDED_SECONDS = 0.003
 
 
 class Idle(Exception):  # noqa: N818 - the end of a story
@@ -43,6 +49,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def __init__(self, chance: random.Random) -> None:
         self._jumping = _Jumping()
         self._chance = chance
+        self._handed_at = 0.0
         super().__init__(self._jumping)
 
     def time(self) -> float:
@@ -61,12 +68,30 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             try:
                 result = func(*args)
             except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-                future.set_exception(error)
+                self.call_later(self._read_seconds(), _tell, future, future.set_exception, error)
             else:
-                future.set_result(result)
+                # By now it may be something that was.
+                self.call_later(self._read_seconds(), _tell, future, future.set_result, result)
 
-        self.call_later(self._chance.uniform(*_READ_SECONDS), run)
+        self.call_later(self._read_seconds(), run)
         return future
+
+    def _read_seconds(self) -> float:
+        long = self._chance.random() < _LONG_READS
+        return self._chance.uniform(*(_LONG_READ_SECONDS if long else _READ_SECONDS))
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Tells the loop of what a thread has done, a little later and in order."""
+        took = self._chance.uniform(0.0, _HANDED_SECONDS)
+        self._handed_at = max(self.time(), self._handed_at) + took
+        return self.call_at(self._handed_at, callback, *args, context=context)
+
+
+def _tell(future: asyncio.Future[Any], tell: Callable[[Any], None], outcome: object) -> None:
+    if not future.done():
+        tell(outcome)
 
 
 class Disk:

@@ -15,9 +15,12 @@ from typing import Any
 
 from tests.server.core.reference import ENDED, Reference, Run, Task
 
-from tenure_server.core.desk import Desk
-from tenure_server.core.journal import Changes, Journal
-from tenure_server.core.lifecycle import TaskState, Verdict
+from tenure_server.core.desks.desk import Desk
+from tenure_server.core.desks.dues import Dues
+from tenure_server.core.desks.grants import Grants
+from tenure_server.core.ledger.journal import Changes, Journal
+from tenure_server.core.ledger.lifecycle import TaskState, Verdict
+from tenure_server.engine.floor import Floor
 from tenure_server.engine.seating import Seating
 from tenure_server.store.writer import Writer
 
@@ -57,7 +60,8 @@ class Mirror:
     desks: dict[str, Desk] = field(default_factory=dict)
     #: The first answer of a desk that was not the reference's.
     fault: str = ""
-    _sealed: dict[int, References] = field(default_factory=dict)
+    #: With what was sealed, so that nothing else comes by its id.
+    _sealed: dict[int, tuple[Changes, References]] = field(default_factory=dict)
     _inside: bool = False
 
     # -- what the store keeps
@@ -67,13 +71,15 @@ class Mirror:
         while len(self._sealed) > _SEALED_MAX:
             # An empty one is never committed.
             del self._sealed[next(iter(self._sealed))]
-        self._sealed.pop(id(changes), None)
-        self._sealed[id(changes)] = _cloned(self.live)
+        # Of what is not read back yet after a crash, no memory goes into it.
+        open_ = {tenant: self.live[tenant] for tenant in self.desks}
+        self._sealed[id(changes)] = changes, _cloned(open_)
 
     def committed(self, changes: Changes) -> None:
         """That commit was kept."""
         # What the installation alone notes is sealed by nobody.
-        self.kept = self._sealed.pop(id(changes), self.kept)
+        _, memory = self._sealed.pop(id(changes), (changes, {}))
+        self.kept |= memory
 
     def crashed(self) -> None:
         """Memory is gone, and what is under way with it."""
@@ -97,20 +103,20 @@ class Mirror:
 
     # -- what is asked of a desk
 
-    def tap(self, name: str, after: Callable[..., None]) -> Callable[..., Any]:
-        """A method of desks that asks the reference as well, after the desk."""
-        method = getattr(Desk, name)
+    def tap(self, owner: type, name: str, after: Callable[..., None]) -> Callable[..., Any]:
+        """A method of desks, or of a part of them, that asks the reference as well, after it."""
+        method = getattr(owner, name)
 
         @wraps(method)
-        def asked(desk: Desk, *args: Any, **kwargs: Any) -> Any:
-            mirrored = self.desks.get(desk.tenant.tenant_id) is desk and not self._inside
-            if not mirrored:
-                return method(desk, *args, **kwargs)
+        def asked(one: Any, *args: Any, **kwargs: Any) -> Any:
+            desk = None if self._inside else self._desk_of(one)
+            if desk is None:
+                return method(one, *args, **kwargs)
             model = self.live[desk.tenant.tenant_id]
             self._inside = True
             try:
                 model.now_us = self.now_us()
-                found = method(desk, *args, **kwargs)
+                found = method(one, *args, **kwargs)
                 after(model, found, *args, **kwargs)
             except AssertionError as error:
                 # The engine takes it for a fault of its own, and goes on.
@@ -121,6 +127,13 @@ class Mirror:
             return found
 
         return asked
+
+    def _desk_of(self, one: Any) -> Desk | None:
+        """The desk that is mirrored and is this, or has it as a part."""
+        for desk in self.desks.values():
+            if one in (desk, desk.grants, desk.dues):
+                return desk
+        return None
 
     # -- what must be the same
 
@@ -161,7 +174,9 @@ def _accepted(model: Reference, _: None, lease: Any) -> None:
     _task(model, lease)[1].accept_us = None
 
 
-def _renewed(model: Reference, _: Any, lease: Any, checkpoint: Any, now_us: int) -> None:
+def _renewed(
+    model: Reference, _: Any, lease: Any, checkpoint: Any, now_us: int, **said: Any
+) -> None:
     model.renew(_task(model, lease)[1], checkpoint)
 
 
@@ -213,20 +228,20 @@ def _task(model: Reference, lease: Any) -> tuple[Run, Task]:
 @contextlib.contextmanager
 def mirroring(mirror: Mirror) -> Iterator[None]:
     """Lets the mirror see everything that happens to desks while it lasts."""
-    asked: dict[str, Callable[..., None]] = {
-        "open_run": _started,
-        "grant": _granted,
-        "accept": _accepted,
-        "renew": _renewed,
-        "give_back": _returned,
-        "settle": _settled,
-        "cancel_run": _cancelled,
-        "pass_time": _passed,
+    asked: dict[tuple[type, str], Callable[..., None]] = {
+        (Desk, "open_run"): _started,
+        (Grants, "grant"): _granted,
+        (Desk, "accept"): _accepted,
+        (Desk, "renew"): _renewed,
+        (Desk, "give_back"): _returned,
+        (Desk, "settle"): _settled,
+        (Desk, "cancel_run"): _cancelled,
+        (Dues, "pass_time"): _passed,
     }
     taps: dict[tuple[type, str], Any] = {
-        (Desk, name): mirror.tap(name, after) for name, after in asked.items()
+        (owner, name): mirror.tap(owner, name, after) for (owner, name), after in asked.items()
     }
-    seal, open_desk, commit = Journal.seal, Seating.open, Writer.commit
+    seal, open_desk, commit, fail = Journal.seal, Seating.open, Writer.commit, Floor.fail
 
     def sealing(journal: Journal) -> Changes:
         changes = seal(journal)
@@ -243,10 +258,15 @@ def mirroring(mirror: Mirror) -> Iterator[None]:
         commit(writer, changes)
         mirror.committed(changes)
 
+    def failing(floor: Floor, error: BaseException) -> None:
+        mirror.crashed()
+        fail(floor, error)
+
     taps |= {
         (Journal, "seal"): sealing,
         (Seating, "open"): opening,
         (Writer, "commit"): committing,
+        (Floor, "fail"): failing,
     }
     before = {(owner, name): getattr(owner, name) for owner, name in taps}
     try:

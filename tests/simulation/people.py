@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import orjson
+from tests.chaos import flows
 from tests.chaos.history import DONE, Cancelled, Granted, History, Renewed, Settled, Started
 from tests.chaos.stored import REQUEST_LABEL
 from tests.server.core.world import ACCEPT_US, LEASE_US, START_US, json_payload
 from tests.simulation.house import KEYS, TENANTS, WORK, House, origin, workflows
 
-from tenure_server.core import records
+from tenure_server.core.definitions.payloads import Payload
 from tenure_server.core.errors import Refusal
-from tenure_server.core.leases import STOPPED, Lease, Success
-from tenure_server.core.lifecycle import Failure, Standing
+from tenure_server.core.leasing.leases import STOPPED, Lease, Success
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.lifecycle import Failure, Standing
 from tenure_server.engine.engine import Engine
 from tenure_server.engine.sessions import AgentSession, Hello, Outbound, Ref, Renewal, Report
 
@@ -25,7 +29,7 @@ T = TypeVar("T")
 LEASE_SECONDS, ACCEPT_SECONDS = LEASE_US / 1e6, ACCEPT_US / 1e6
 _ANSWER_SECONDS = 8.0
 _OPEN_RUNS_MAX = 6
-_NAMES = [definition.name for definition in workflows()]
+_PLAIN = [definition.name for definition in workflows(rich=False)]
 
 
 @dataclass(eq=False)
@@ -42,6 +46,8 @@ class Network:
     stopping: bool = False
     #: Begins to follow a run.
     watch: Callable[[str, str], None] = lambda tenant, run_id: None
+    #: The runs that were started, by tenant, for whoever wants to do something to them.
+    runs: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _names: Iterator[int] = field(default_factory=itertools.count)
 
     def name(self, what: str) -> str:
@@ -65,7 +71,8 @@ class Network:
         """Whether the tenant has enough to do."""
         engine = self.house.engine
         desk = None if engine is None else engine._floor.desks.get(tenant)
-        return desk is None or len(desk.runs) >= _OPEN_RUNS_MAX
+        most = _OPEN_RUNS_MAX * (2 if self.house.rich else 1)
+        return desk is None or len(desk.runs) >= most
 
     async def ask(self, call: Callable[[Engine], Awaitable[T]]) -> T | None:
         """A unary call. None: no answer, whatever became of it. Raises Refusal."""
@@ -127,6 +134,7 @@ async def client(network: Network, tenant: str, number: int) -> None:
             continue
         count += 1
         run_id = await _start(network, tenant, name, f"{name}-{count}")
+        network.runs[tenant].append(run_id)
         if run_id and network.chance.random() < 0.3:
             network.watch(tenant, run_id)
         await asyncio.sleep(network.chance.uniform(0, 10))
@@ -135,10 +143,13 @@ async def client(network: Network, tenant: str, number: int) -> None:
 
 
 async def _start(network: Network, tenant: str, actor: str, request_id: str) -> str:
-    workflow = network.chance.choice(_NAMES)
+    rich, chance = network.house.rich, network.chance
+    workflow = chance.choice(flows.STARTED if rich else _PLAIN)
+    given = json_payload(flows.input_of(workflow, chance.randrange)) if rich else None
     start = records.StartRun(
         workflow=workflow,
         labels={REQUEST_LABEL: request_id},
+        input=given,
         request=records.Request(request_id=request_id, method="StartRun", digest=b"same"),
     )
     while True:
@@ -173,7 +184,7 @@ async def _cancel(network: Network, tenant: str, actor: str, run_id: str) -> Non
     )
     try:
         answer = await network.ask(
-            lambda engine: engine.cancel_run(origin(tenant), run_id, "enough", request)
+            lambda engine: engine.operations.cancel(origin(tenant), run_id, "enough", request)
         )
         outcome = DONE if answer is not None else ""
     except Refusal as refusal:
@@ -198,8 +209,10 @@ class Agent:
     name: str
     key: str
     slots: int
+    labels: dict[str, str] = field(default_factory=dict)
     held: dict[Ref, Report | None] = field(default_factory=dict)
     session: AgentSession | None = None
+    _inputs: dict[Ref, Payload | None] = field(default_factory=dict)
     _asked: dict[Ref, list[float]] = field(default_factory=dict)
     _sent: dict[Ref, list[tuple[float, str]]] = field(default_factory=dict)
     _up: asyncio.Queue[Callable[[AgentSession], None]] = field(default_factory=asyncio.Queue)
@@ -226,6 +239,7 @@ class Agent:
             instance="instance-1",
             kinds=WORK,
             slots=self.slots,
+            labels=self.labels,
             held=tuple(self.held),
         )
         await network.travel()
@@ -311,9 +325,9 @@ class Agent:
                     self._say(lambda to: to.add_credits(1))
 
     def _take(self, lease: Lease, now: float) -> None:
-        ref = (lease.run.run_id, lease.task.key, lease.term, lease.token)
-        timeout_us = lease.task.attempt_timeout_us
+        ref = (lease.run.run_id, lease.task_key, lease.term, lease.token)
         self.held[ref] = None
+        self._inputs[ref] = lease.input
         self.network.history.add(
             Granted(
                 agent=self.name,
@@ -323,7 +337,6 @@ class Agent:
                 granted=(lease.grant_us - START_US) / 1e6,
                 received=now,
                 accept_seconds=ACCEPT_SECONDS,
-                timeout_seconds=None if timeout_us is None else timeout_us / 1e6,
             )
         )
         self.network.house.loop.create_task(self._work(ref), name="sim-work")
@@ -350,8 +363,16 @@ class Agent:
             self._say(lambda to: to.give_back(*ref))
             self._say(lambda to: to.add_credits(1))
             return
-        end = Success(json_payload(ref[2])) if chance.random() < 0.85 else Failure("BOOM")
+        end: Success | Failure = Success(json_payload({"by": ref[1], "term": ref[2]}))
+        if self._is_doomed(ref):
+            end = Failure(flows.DOOM)
+        elif chance.random() < 0.15:
+            end = Failure("BOOM")
         self._end(ref, end, "success" if isinstance(end, Success) else "failure")
+
+    def _is_doomed(self, ref: Ref) -> bool:
+        own = self._inputs.pop(ref, None)
+        return own is not None and bool(orjson.loads(own.data).get("doom"))
 
     def _renew(self, ref: Ref) -> None:
         kept = json_payload("half") if self.network.chance.random() < 0.3 else None
@@ -430,7 +451,7 @@ def _word(end: Any) -> str:
 def agents(network: Network) -> list[Agent]:
     """The agents of both keys."""
     return [
-        Agent(network, "north", KEYS[0], 2),
+        Agent(network, "north", KEYS[0], 2, {"zone": "a"}),
         Agent(network, "south", KEYS[0], 3),
         Agent(network, "west", KEYS[1], 2),
     ]

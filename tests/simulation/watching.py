@@ -10,8 +10,8 @@ from tests.chaos.history import Watched
 from tests.chaos.stored import kind_name
 from tests.simulation.people import Network
 
-from tenure_server.core import records
 from tenure_server.core.errors import Refusal
+from tenure_server.core.ledger import records
 
 _LAST = {"run.succeeded", "run.failed", "run.cancelled"}
 _PATIENCE_SECONDS = 200.0
