@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.databases import PostgresServer
 from tests.wire import nest
 from tests.wire.installation import ROLES, TENANT, Installation
 from tests.wire.raw import Line
@@ -47,11 +48,37 @@ def any_store(request: pytest.FixtureRequest) -> str:
     return url
 
 
+#: For tests of what a kill leaves of one feature. On both kinds test_coordinator_killed proves that
+#: nothing is lost that was stored, and tests of the engine prove that all features come back.
+ON_SQLITE = pytest.mark.parametrize("any_store", ["sqlite"], indirect=True)
+ON_POSTGRES = pytest.mark.parametrize("any_store", ["postgresql"], indirect=True)
+
+
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """An installation on SQLite that tests share: nobody may kill, pause or stop it."""
     folder = tmp_path_factory.mktemp("house")
-    installation = Installation(folder, f"sqlite://{folder}/tenure.db")
+    yield from _serving(Installation(folder, f"sqlite://{folder}/tenure.db"))
+
+
+@pytest.fixture(scope="session")
+def house_on_postgres(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """The same on PostgreSQL."""
+    with postgres_server.lending() as url:
+        yield from _serving(Installation(tmp_path_factory.mktemp("house"), url))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_house(request: pytest.FixtureRequest) -> Installation:
+    """An installation on each kind of store that tests share."""
+    name = "house" if request.param == "sqlite" else "house_on_postgres"
+    house: Installation = request.getfixturevalue(name)
+    return house
+
+
+def _serving(installation: Installation) -> Iterator[Installation]:
     try:
         installation.add_coordinator().start()
         yield installation

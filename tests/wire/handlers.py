@@ -16,6 +16,7 @@ import tenure_agent
 
 _never = threading.Event()
 _LOOK_SECONDS = 0.01
+_SPEAK_SECONDS = 0.1
 
 
 def _begin(ctx: tenure_agent.TaskContext, folder: str) -> Path:
@@ -89,6 +90,13 @@ def count(ctx: tenure_agent.TaskContext, steps: int) -> list[int]:
     return done
 
 
+def speak(ctx: tenure_agent.TaskContext, seconds: float) -> None:
+    """Tells of its progress for that long."""
+    for step in range(int(seconds / _SPEAK_SECONDS)):
+        ctx.progress(step * _SPEAK_SECONDS / seconds)
+        _never.wait(_SPEAK_SECONDS)
+
+
 def leave(ctx: tenure_agent.TaskContext, code: int) -> None:
     """Tries to end the whole process."""
     sys.exit(code)
@@ -103,3 +111,8 @@ def loud(ctx: tenure_agent.TaskContext, characters: int) -> None:
 def big(ctx: tenure_agent.TaskContext, characters: int) -> str:
     """Gives an output of that length."""
     return "z" * characters
+
+
+def measure(ctx: tenure_agent.TaskContext, _nothing: None) -> dict[str, int]:
+    """Says how long the outputs are that it is given."""
+    return {key: len(output) for key, output in ctx.upstream.items()}

@@ -29,6 +29,8 @@ PATIENCE_SECONDS = 40.0
 _LOOK_SECONDS = 0.02
 
 TENANT = "alpha"
+#: The agent of an installation that tests share.
+OF_HOUSE = "of-house"
 HANDLERS = Path(__file__).with_name("handlers.py")
 ROLES = {
     "viewer": access_pb2.ROLE_VIEWER,
@@ -59,7 +61,8 @@ class Process:
         self.ready_file = folder / f"{name}.ready"
         #: Where it writes its log, when not into the file.
         self.output: int | None = None
-        self._module = module
+        #: What starts it, without its arguments.
+        self.command: Sequence[str] = (sys.executable, "-m", module)
         self._child: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -75,7 +78,7 @@ class Process:
         self.close()
         self._log = self.log_file.open("ab")
         self._child = subprocess.Popen(
-            [sys.executable, "-m", self._module, *arguments],
+            [*self.command, *arguments],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log if self.output is None else self.output,
@@ -182,16 +185,19 @@ class Agent(Process):
         shutil.copy(HANDLERS, folder / "handlers.py")
 
     def configure(self, addresses: Iterable[str], key: str, more: Mapping[str, Any]) -> None:
-        """Writes its TOML file. `more` are settings for [agent], `public_key` one for the rest."""
+        """Writes its TOML file. `more` is for [agent], but `public_key` and `payloads`."""
         self.folder.joinpath("agent.key").write_text(key)
         settings: dict[str, Any] = {"name": self.name, "slots": 4, "stop_seconds": 0.5, **more}
         tls = settings.pop("tls", {})
         public_key = settings.pop("public_key", "")
+        payloads = settings.pop("payloads", {})
         lines = ["[coordinator]", f"addresses = {json.dumps(list(addresses))}"]
         lines += [f"{word} = {json.dumps(str(value))}" for word, value in tls.items()]
         lines += [f'public_key = "{public_key}"'] if public_key else []
         lines += ['key_file = "agent.key"', "[agent]"]
         lines += [f"{word} = {json.dumps(value)}" for word, value in settings.items()]
+        lines += ["[payloads]"] if payloads else []
+        lines += [f"{word} = {json.dumps(value)}" for word, value in payloads.items()]
         self.folder.joinpath("agent.toml").write_text("\n".join(lines) + KINDS)
 
     def launch(self) -> None:
@@ -239,6 +245,26 @@ class Installation:
         """The verifier keys that its coordinators sign with, the oldest first."""
         keys = json.loads(self.coordinator.signing_key.read_text())["keys"]
         return [key["public"] for key in keys]
+
+    async def agent_of_house(self) -> Agent:
+        """The agent that tests share like the installation: nobody may kill, pause or stop it.
+
+        It checks the mandates of its leases.
+        """
+        for agent in self.agents:
+            if agent.name == OF_HOUSE:
+                return agent
+        return await self.add_agent(OF_HOUSE, slots=8, public_key=self.public_keys()[0])
+
+    @contextlib.asynccontextmanager
+    async def passing_agent(self, name: str, **settings: Any) -> AsyncIterator[Agent]:
+        """An agent that is there for a while; nobody else may be called as it is."""
+        agent = await self.add_agent(name, **settings)
+        try:
+            yield agent
+        finally:
+            agent.close()
+            self.agents.remove(agent)
 
     async def add_agent(
         self, name: str = "", *, tenants: tuple[str, ...] = (TENANT,), **settings: Any
@@ -337,6 +363,12 @@ function = "handlers:loud"
 [[python]]
 kind = "big"
 function = "handlers:big"
+[[python]]
+kind = "speak"
+function = "handlers:speak"
+[[python]]
+kind = "measure"
+function = "handlers:measure"
 [[command]]
 kind = "kill-itself"
 argv = ["sh", "-c", "kill -9 $$"]

@@ -32,6 +32,7 @@ function = "handlers:stumble"
 """
 WORKFLOW = """
 name: nest
+output: {seen: tasks.look.output}
 tasks:
   - {key: look, kind: look}
   - {key: stumble, kind: stumble, depends_on: [look], retry: {max_attempts: 2, initial_delay: 10ms}}

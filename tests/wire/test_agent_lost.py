@@ -90,7 +90,7 @@ async def test_what_an_agent_says_after_it_slept_past_its_lease_changes_nothing(
         task = await admin.get_task(run_id, "held")
         assert (task.agent, task.term, task.attempt) == (other.name, 2, 1)
         assert await kinds(admin, run_id) == [LEASED, LOST, LEASED, SUCCEEDED]
-        await _works_again(admin, sleeper, other, tmp_path)
+        await works_again(admin, sleeper, other, tmp_path)
 
 
 async def test_a_result_that_was_spooled_too_long_is_superseded(
@@ -122,7 +122,7 @@ async def test_a_result_that_was_spooled_too_long_is_superseded(
         assert await kinds(admin, run_id) == [LEASED, LOST, LEASED, SUCCEEDED]
 
 
-async def _works_again(client: Client, sleeper: Agent, other: Agent, place: Path) -> None:
+async def works_again(client: Client, sleeper: Agent, other: Agent, place: Path) -> None:
     """The sleeper takes and finishes work like before."""
     other.kill()
     run_id = await begin_holding(client, place)

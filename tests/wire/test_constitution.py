@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from tests import logbook
-from tests.wire.installation import TENANT, Installation
+from tests.wire.installation import Agent, Installation
 
 from tenure.v1 import runs_pb2, workflows_pb2
 from tenure_client.builder import Workflow
@@ -16,7 +18,27 @@ from tenure_client.client import Client
 from tenure_client.errors import TenureError
 from tenure_evidence.canonical import digest_text
 
-Install = Callable[..., Installation]
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tenant of a test's own, with its admin and an agent."""
+
+    house: Installation
+    tenant_id: str
+    client: Client
+    agent: Agent
+
+
+@pytest.fixture
+async def place(either_house: Installation, request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    name = f"judged-{zlib.crc32(request.node.name.encode()):08x}"
+    await either_house.add_tenant(name)
+    async with (
+        either_house.passing_agent(name, tenants=(name,)) as agent,
+        either_house.client("admin", name) as client,
+    ):
+        yield Place(either_house, name, client, agent)
+
 
 #: What must hold at each point, and what the tests do otherwise.
 RULES = {
@@ -72,72 +94,63 @@ def breaking(client: Client) -> dict[str, Callable[[], Awaitable[Any]]]:
     }
 
 
-async def test_a_denial_is_the_same_sentence_in_status_log_and_evidence(
-    install: Install, any_store: str
-) -> None:
+async def test_a_denial_is_the_same_sentence_in_status_log_and_evidence(place: Place) -> None:
     """Refused acts name their decision; denied work fails with the code DENIED."""
-    installation = install(store=any_store)
-    agent = await installation.add_agent()
-    async with installation.client("admin") as client:
-        await client.register_workflow(definition("w"))
-        await client.constitution.put(constitution("deny"))
-        refused: dict[str, TenureError] = {}
-        for point, act in breaking(client).items():
-            with pytest.raises(TenureError) as raised:
-                await act()
-            refused[point] = raised.value
-        run_id = (await client.start_run("w")).run_id
-        run = await client.wait_run(run_id)
-        assert run.state == runs_pb2.RUN_STATE_FAILED
-        assert (run.tasks.succeeded, run.tasks.failed) == (1, 2)
-        events = [event async for event in client.list_run_events(run_id)]
-    logs = logbook.read_url(installation.store)
+    client, coordinator = place.client, place.house.coordinator
+    await client.register_workflow(definition("w"))
+    await client.constitution.put(constitution("deny"))
+    refused: dict[str, TenureError] = {}
+    for point, act in breaking(client).items():
+        with pytest.raises(TenureError) as raised:
+            await act()
+        refused[point] = raised.value
+    run_id = (await client.start_run("w")).run_id
+    run = await client.wait_run(run_id)
+    assert run.state == runs_pb2.RUN_STATE_FAILED
+    assert (run.tasks.succeeded, run.tasks.failed) == (1, 2)
+    events = [event async for event in client.list_run_events(run_id)]
+    logs = logbook.read_url(place.house.store)
     logs.check()
-    lines = installation.coordinator.logged("call refused")
+    lines = coordinator.logged("call refused", tenant=place.tenant_id)
     for point, error in refused.items():
         assert str(error.message) == sentence(point, "denies")
         [line] = [line for line in lines if line["detail"] == sentence(point, "denies")]
         assert line["reason"] == error.reason
         log, index = error.metadata["decision"].split("/")
         entry = logs.of(log)[int(index)]
-        assert (log, entry["refusal"], entry["verdict"]) == (TENANT, error.reason, "deny")
+        assert (log, entry["refusal"]) == (place.tenant_id, error.reason)
+        assert entry["verdict"] == "deny"
         assert [one["id"] for one in entry["articles"]] == [f"at-{point}"]
-    items = [item for entry in logs.entries[TENANT] for item in entry.items]
+    items = [item for entry in logs.entries[place.tenant_id] for item in entry.events]
     for point, key in (("lease", "unleased"), ("settle", "unsettled")):
         [failed] = [event for event in events if event.task_key == key and event.code]
         assert failed.code == "DENIED"
         assert failed.message.startswith(sentence(point, "denies"))
-        [item] = [item for item in items if item["seq"] == failed.sequence]
+        [item] = [item for item in items if (item["run"], item["seq"]) == (run_id, failed.sequence)]
         assert item["text"] == digest_text(failed.message.encode())
         told = sentence(point, "denies")
-        assert installation.coordinator.logged("the constitution denies", detail=told)
-    assert agent.child.poll() is None
+        assert coordinator.logged("the constitution denies", detail=told, tenant=place.tenant_id)
+    assert place.agent.child.poll() is None
 
 
-async def test_a_warning_is_told_and_kept_and_nothing_is_stopped(
-    install: Install, any_store: str
-) -> None:
+async def test_a_warning_is_told_and_kept_and_nothing_is_stopped(place: Place) -> None:
     """The run succeeds; each warning stands in evidence, those of acts in the log too."""
-    installation = install(store=any_store)
-    await installation.add_agent()
-    async with installation.client("admin") as client:
-        await client.register_workflow(definition("w"))
-        await client.constitution.put(constitution("warn"))
-        done = {point: await act() for point, act in breaking(client).items()}
-        for point in ("register", "start"):
-            assert [one.message for one in done[point].warnings] == [f"not so at {point}"]
-        run = await client.wait_run(done["start"].run_id)
-        assert run.state == runs_pb2.RUN_STATE_SUCCEEDED
-    logs = logbook.read_url(installation.store)
+    client, coordinator = place.client, place.house.coordinator
+    await client.register_workflow(definition("w"))
+    await client.constitution.put(constitution("warn"))
+    done = {point: await act() for point, act in breaking(client).items()}
+    for point in ("register", "start"):
+        assert [one.message for one in done[point].warnings] == [f"not so at {point}"]
+    run = await client.wait_run(done["start"].run_id)
+    assert run.state == runs_pb2.RUN_STATE_SUCCEEDED
+    logs = logbook.read_url(place.house.store)
     logs.check()
+    entries = logs.of(place.tenant_id)
     warned = {
-        one["id"]
-        for entry in logs.of(TENANT)
-        if entry["verdict"] == "warn"
-        for one in entry["articles"]
+        one["id"] for entry in entries if entry["verdict"] == "warn" for one in entry["articles"]
     }
     assert warned == {f"at-{point}" for point in RULES}
-    assert not any("refusal" in entry for entry in logs.of(TENANT))
+    assert not any("refusal" in entry for entry in entries)
     for point in ("call", "register", "start"):
         told = sentence(point, "warns")
-        assert installation.coordinator.logged("the constitution warns", detail=told)
+        assert coordinator.logged("the constitution warns", detail=told, tenant=place.tenant_id)

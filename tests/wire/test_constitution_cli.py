@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tests.wire.installation import Installation
 
+from tenure_client.cli import app
 from tenure_constitution import article
 
 RULES = """
@@ -42,7 +40,16 @@ PLAIN = "name: plain\ndescription: Tries it.\ntasks:\n  - {key: a, kind: nobody}
 SHELL = PLAIN.replace("nobody", "shell.run").replace("plain", "with-shell")
 SILENT = "name: silent\ntasks:\n  - {key: a, kind: nobody, input: {z: 1, a: [1.5, null]}}\n"
 
-Tenure = Callable[..., subprocess.CompletedProcess[str]]
+
+class Done(NamedTuple):
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Tenure = Callable[..., Done]
 
 
 @pytest.fixture
@@ -54,26 +61,26 @@ async def tenant(house: Installation, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def tenure(house: Installation, tenant: str, tmp_path: Path) -> Tenure:
+async def tenure(
+    house: Installation,
+    tenant: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Tenure:
     """Executes the command as the tenant's admin, or as another with the same role of it."""
     secrets = {role: await house.secret(role, tenant) for role in ("admin", "viewer")}
+    monkeypatch.chdir(tmp_path)
+    for word in ("KEY_FILE", "CREDENTIALS"):
+        monkeypatch.delenv(f"TENURE_{word}", raising=False)
+    monkeypatch.setenv("TENURE_ADDRESS", house.coordinator.address)
+    monkeypatch.setenv("TENURE_TENANT", tenant)
 
-    def execute(*arguments: str, role: str = "admin") -> subprocess.CompletedProcess[str]:
-        kept = {word: text for word, text in os.environ.items() if not word.startswith("TENURE_")}
-        return subprocess.run(
-            [sys.executable, "-m", "tenure_client", *arguments],
-            cwd=tmp_path,
-            env={
-                **kept,
-                "TENURE_ADDRESS": house.coordinator.address,
-                "TENURE_KEY": secrets[role],
-                "TENURE_TENANT": tenant,
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def execute(*arguments: str, role: str = "admin") -> Done:
+        monkeypatch.setenv("TENURE_KEY", secrets[role])
+        capsys.readouterr()
+        code = app.invoke(arguments)
+        return Done(code, *capsys.readouterr())
 
     for name, text in (
         ("rules.yaml", RULES),
@@ -87,7 +94,7 @@ async def tenure(house: Installation, tenant: str, tmp_path: Path) -> Tenure:
     return execute
 
 
-def document(done: subprocess.CompletedProcess[str], code: int = 0) -> Any:
+def document(done: Done, code: int = 0) -> Any:
     """What a command wrote for programs."""
     assert (done.returncode, done.stderr) == (code, "")
     return json.loads(done.stdout)

@@ -78,12 +78,12 @@ def check_evidence(
         item["run"]
         for entry in entries
         if entry.says["kind"] == "run.start"
-        for item in entry.items
+        for item in entry.events
         if item["kind"] == "run.started"
     )
     assert set(starts.values()) == {1}
     assert starts.keys() >= set(acknowledged), "an acknowledged start left no evidence"
-    told = {(item["run"], item["seq"]) for entry in entries for item in entry.items}
+    told = {(event["run"], event["seq"]) for entry in entries for event in entry.events}
     shown = {(each.run.run_id, event.sequence) for each in histories for event in each.events}
     assert told == shown
     terms = {entry.says["term"] for entry in entries}

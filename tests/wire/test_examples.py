@@ -93,6 +93,51 @@ def test_mandelbrot_goes_on_from_a_checkpoint_and_draws_the_picture(tmp_path: Pa
     assert struct.unpack(">II", picture[16:24]) == (480, 320)
 
 
+def test_a_journey_that_cannot_be_completed_is_undone(tmp_path: Path) -> None:
+    """The last booking is given back first, each once, then the customer is told; and all of it
+    can be proven: the bundle verifies, and the database agrees with its log.
+    """
+    done = run_saga(tmp_path)
+    run = json.loads(done.stdout)
+    assert done.returncode == 1, done.stderr
+    assert (run["state"], run["reason"]) == ("FAILED", "task pay failed: CardRefused")
+    assert (run["tasks"], run["succeeded"], run["failed"], run["attempts"]) == (9, 8, 1, 10)
+    assert (run["order_violations"], run["evidence"]) == (0, "verified")
+    mark = run["run_id"][-6:]
+    assert (tmp_path / "acts.txt").read_text().splitlines() == [
+        f"booked train-{mark} for 120",
+        f"booked hotel-{mark} for 310",
+        "sent a letter",
+        f"booked museum-{mark} for 24",
+        f"gave back museum-{mark}",
+        f"gave back hotel-{mark}",
+        f"gave back train-{mark}",
+        "told ada@example.com that it failed (pay: 454 is more than 400)",
+    ]
+    call([*TENURE, "evidence", "verify", str(tmp_path / "bundle.json")], environment())
+    database = tmp_path / "data" / "tenure.db"
+    call([*TENURE, "evidence", "audit", "--database", str(database)], environment())
+    store = [sys.executable, "-m", "tenure_server", "audit", "--store", f"sqlite://{database}"]
+    key = tmp_path / "data" / "tenure.db.signing-key.json"
+    call([*store, "--signing-key", str(key)], environment())
+
+
+def run_saga(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the journey, whose run fails."""
+    return subprocess.run(
+        [
+            *(*TENURE, "dev", "run", str(EXAMPLES / "saga" / "workflow.yaml"), "--json"),
+            *("--input", json.dumps({"folder": str(folder)})),
+            *("--data", str(folder / "data"), "--bundle", str(folder / "bundle.json")),
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+        check=False,
+    )
+
+
 def test_the_builder_gives_the_digest_of_the_file() -> None:
     """build.py declares in a loop what workflow.yaml spells out: one definition, one digest."""
     built = load(EXAMPLES / "mandelbrot" / "build.py").definition()

@@ -69,19 +69,17 @@ async def test_lines_about_a_task_tell_which_one_and_lead_back_to_the_call(
     assert {"shaky", "cut"} <= {line.get("task_key") for line in agent.log_lines()}
 
 
-async def test_lines_about_a_call_tell_who_called(install: Install) -> None:
+async def test_lines_about_a_call_tell_who_called(house: Installation) -> None:
     """Refusals among them; with the caller's own correlation id."""
-    installation = install()
-    async with installation.client("admin", correlation_id=CORRELATION) as client:
+    async with house.client("admin", correlation_id=CORRELATION) as client:
         with pytest.raises(TenureError) as refused:
             await client.start_run("unheard-of")
         assert refused.value.correlation_id == CORRELATION
         key = await client.get_caller()
-    (line,) = installation.coordinator.logged("call refused")
+    (line,) = house.coordinator.logged("call refused", correlation_id=CORRELATION)
     assert (
         line.items()
         >= {
-            "correlation_id": CORRELATION,
             "tenant": TENANT,
             "api_key_id": key.api_key_id,
             "method": "/tenure.v1.Runs/StartRun",
