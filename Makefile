@@ -21,7 +21,7 @@ EXAMPLE := examples/log-report/workflow.yaml
 # Which commit the contract must stay compatible with: what has landed on main.
 AGAINST ?= $(shell git rev-parse --verify --quiet --abbrev-ref origin/main || echo main)
 
-.PHONY: help setup protos run examples test lint bench bench-peers chaos soak simulate model fuzz pressure dist clean
+.PHONY: help setup protos run examples test lint bench bench-peers chaos soak reproduce simulate model fuzz pressure dist clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -104,6 +104,9 @@ chaos: setup  ## Hurt an installation for SECONDS (60) by SEED on STORE (sqlite,
 
 soak: setup  ## Kill processes KILLS (10,000) times, for at most SECONDS (86,400)
 	@python -m tests.chaos --soak --seconds $(or $(SECONDS),86400) $(CHAOS_ARGS)
+
+reproduce: setup  ## Take the mend of each known bug back and see its tests fail; BUG names one
+	@python -m tests.reproduce $(if $(BUG),$(BUG),--all)
 
 simulate: setup  ## Run the engine in simulated time for STEPS (1,000,000) by SEED
 	@python -m tests.simulation --steps $(or $(STEPS),1000000) $(if $(SEED),--seed $(SEED))

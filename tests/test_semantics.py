@@ -157,8 +157,6 @@ DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 def test_no_document_names_a_test_that_is_not_there(document: Path) -> None:
     """By its name alone, or with its file; code that is shown is not looked at."""
     text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
-    # A reproduction names what there was at the commit of the mend.
-    text = re.sub(r"`python -m tests\.reproduce [^`]*`", "", text)
     assert set(re.findall(r"\btest_\w+", text)) <= all_names()
 
 
