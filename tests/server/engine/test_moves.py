@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -341,6 +342,30 @@ async def test_a_failed_run_is_not_taken_up_by_others_while_it_is_moved(
     await ended(house, run_id)
     assert (await house.run(run_id)).state is RunState.SUCCEEDED
     assert (await house.kinds(run_id)).count(EventKind.RUN_REOPENED) == 1
+    await check_record(house, run_id)
+
+
+async def test_a_failed_run_that_fails_once_more_while_it_is_moved_stops_no_commit(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a story that is older than what is written, its events would be told a second time."""
+    await house.register(task("a"))
+    run_id = await house.start()
+    await execute(house, fails="a")
+    await house.register(task("b"), task("a"))
+    prepared = house.engine.moves._prepared
+
+    async def slowly(*args: Any, **options: Any) -> Any:
+        wish = await prepared(*args, **options)
+        with contextlib.suppress(errors.RunChanged):
+            await retry(house, run_id)
+        await execute(house, fails="a")
+        return wish
+
+    monkeypatch.setattr(house.engine.moves, "_prepared", slowly)
+    await move(house, run_id, resume=True)
+    assert sorted(await execute(house)) == ["a", "b"]
+    await ended(house, run_id)
     await check_record(house, run_id)
 
 

@@ -1061,6 +1061,6 @@ def test_what_was_to_fall_due_of_a_failed_run_is_for_nobody_after_its_move() -> 
     lease = world.hold_one()
     for _ in range(15):
         world.wait(10 * SECOND)
+        assert world.states(moved) == {"new": "LEASED", "x": "WAITING"}
+        assert world.run_state(moved) is RunState.RUNNING
         world.desk.renew(lease, None, world.now_us)
-    assert world.states(moved) == {"new": "LEASED", "x": "WAITING"}
-    assert world.run_state(moved) is RunState.RUNNING
