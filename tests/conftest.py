@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 import pytest
 from hypothesis import settings
+from tests import late_writes
 from tests.databases import AsShipped, PostgresServer, hasty_sqlite, migrated
 
 from tenure.v1 import (
@@ -32,6 +33,8 @@ from tenure.v1 import (
     workflows_pb2_grpc,
 )
 from tenure_server import app, config
+
+late_writes.keep_the_status()
 
 # TENURE_LONG=1 looks fifty times as long for a counter-example, where it is looked for at random.
 settings.register_profile("brief", deadline=None, max_examples=40)
