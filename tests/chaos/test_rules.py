@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from tests.chaos import checker, clocks, tale, test_checker
-from tests.chaos.history import Asked, Entry, Explained, Hindrance, Observation, Record, StoredEvent
+from tests.chaos.history import (
+    Asked,
+    Entry,
+    Explained,
+    Happening,
+    Hindrance,
+    Observation,
+    Record,
+    StoredEvent,
+)
 from tests.chaos.rules import (
     families,
     healing,
@@ -573,6 +582,24 @@ def test_more_missed_times_than_anybody_counts_are_not_left_out() -> None:
     standing = replace(standing, cursor_us=standing.cursor_us + 10 * SECOND_US)
     it.write(schedules={NAME: replace(stored, lines=tuple(lines), standing=standing)})
     assert list(schedules.each_time_fires_once(it.seen, it.record))
+
+
+@pytest.mark.parametrize(("acts", "wrong"), [(0, True), (1, False)])
+def test_an_item_that_is_settled_while_its_list_gives_up_is_cancelled(
+    acts: int, wrong: bool
+) -> None:
+    """And stands before the list, which fails by the same act."""
+    asked = Asked(
+        actor="a", tenant="t", verb="task.settle", began=1, ended=2, outcome="OK", run_id="r",
+        task="each[1]",
+    )  # fmt: skip
+    left = [
+        Happening(run_id="r", sequence=8, kind="task.cancelled", at=1.5, task="each[1]"),
+        Happening(run_id="r", sequence=9, kind="task.failed", at=1.5, task="each"),
+    ]
+    log = [Entry(index=number, kind="task.settle", items=left) for number in range(acts)]
+    told = kept.what_was_asked_is_done_once([asked], Record(logs={"t": log}))
+    assert bool(list(told)) is wrong
 
 
 def test_a_clock_that_was_set_back_makes_no_wait_early() -> None:
