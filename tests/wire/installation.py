@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from tests.wire.nursery import NURSERY, Child
+
 from tenure.v1 import access_pb2
 from tenure_client import channel
 from tenure_client.client import Client
@@ -63,11 +65,11 @@ class Process:
         self.output: int | None = None
         #: What starts it, without its arguments.
         self.command: Sequence[str] = (sys.executable, "-m", module)
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
     @property
-    def child(self) -> subprocess.Popen[bytes]:
+    def child(self) -> Child | subprocess.Popen[bytes]:
         """The process that was started last."""
         assert self._child is not None, f"{self.name} was never started"
         return self._child
@@ -77,14 +79,23 @@ class Process:
         self.ready_file.unlink(missing_ok=True)
         self.close()
         self._log = self.log_file.open("ab")
-        self._child = subprocess.Popen(
-            [*self.command, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=self._log if self.output is None else self.output,
-            env={**os.environ, **(environment or {})},
-            cwd=self.folder,
-        )
+        program, *words = *self.command, *arguments
+        stderr = self._log.fileno() if self.output is None else self.output
+        environment = {**os.environ, **(environment or {})}
+        # What the loader is told it reads where a program begins, and none begins at a birth.
+        if program == sys.executable and "LD_PRELOAD" not in environment:
+            self._child = NURSERY.bear(
+                words, stdout=self._log.fileno(), stderr=stderr, env=environment, cwd=self.folder
+            )
+        else:
+            self._child = subprocess.Popen(
+                [program, *words],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=stderr,
+                env=environment,
+                cwd=self.folder,
+            )
 
     def wait_ready(self) -> dict[str, Any]:
         """Waits for the ready file and gives what it says."""
@@ -117,7 +128,9 @@ class Process:
     async def ended(self) -> int:
         """Waits for its end and gives its exit code."""
         await until(lambda: self.child.poll() is not None, f"{self.name} does not end")
-        return self.child.returncode
+        code: int | None = self.child.poll()
+        assert code is not None
+        return code
 
     def log_tail(self) -> str:
         """The end of what it wrote to its log."""
