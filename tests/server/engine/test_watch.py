@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 from tests.server.core.world import START_US, task
@@ -93,6 +94,31 @@ async def test_a_run_that_is_not_there_or_not_ours_cannot_be_watched(house: Hous
         with pytest.raises(errors.NotFound) as refused:
             await anext(house.engine.watch(tenant_id, name, 0, False))
         assert refused.value.message == f"no such run: {name}"
+
+
+async def test_watchers_of_a_tenant_read_one_after_the_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, others find a thread that reads for them."""
+    await house.register(task("a"))
+    run_id = await house.start()
+    read, reading, most = house.engine.read, 0, 0
+
+    async def counted(*asked: Any) -> Any:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        try:
+            return await read(*asked)
+        finally:
+            reading -= 1
+
+    monkeypatch.setattr(house.engine, "read", counted)
+    watching = [asyncio.create_task(sequences(house, run_id)) for _ in range(20)]
+    await work_off(house, 1)
+    for watcher in watching:
+        assert await asyncio.wait_for(watcher, 10) == [1, 2, 3, 4]
+    assert most == 1
 
 
 async def test_watchers_are_told_when_the_coordinator_cannot_follow(house: House) -> None:
