@@ -100,7 +100,8 @@ def shows(this: Bug) -> bool:
         report = then / "report.xml"
         words = [*tests, f"--junitxml={report}"]
         subprocess.run(words, cwd=then, env=environment, check=False)
-        failures = re.search(r'<testsuite [^>]*failures="(\d+)"', report.read_text() if report.is_file() else "")
+        told = report.read_text() if report.is_file() else ""
+    failures = re.search(r'<testsuite [^>]*failures="(\d+)"', told)
     return failures is not None and failures[1] != "0"
 
 

@@ -12,7 +12,6 @@ from tenure_constitution.article import Constitution
 from tenure_server.core import errors
 from tenure_server.core.ledger import records
 from tenure_server.engine import starting
-from tenure_server.engine.alone import Alone
 from tenure_server.engine.answers import Answers, read_back
 from tenure_server.engine.bulk import Bulk
 from tenure_server.engine.chance import draw
@@ -115,18 +114,10 @@ class Engine:
         #: Closes a tenant's desk while it is erased; see `closing`.
         self.closed_for_good = partial(closed_for_good, self._floor)
         #: What may be asked of runs that are there.
-        alone = Alone()
-        self.operations = Operations(self._floor, store, self._answers, settings, self.read, alone)
+        self.operations = Operations(self._floor, store, self._answers, settings, self.read)
         #: Moves runs to newer versions of their workflows.
         self.moves = Moves(
-            self._floor,
-            store,
-            self._answers,
-            self.court,
-            self.workflows,
-            settings,
-            self.read,
-            alone,
+            self._floor, store, self._answers, self.court, self.workflows, settings, self.read
         )
         #: The same to many runs.
         self.bulk = Bulk(self.operations, self.moves, store, read=self.read, now_us=self.now_us)

@@ -21,6 +21,7 @@ from tenure_server.core.evidence import INSTALLATION, Act, Draft
 from tenure_server.core.ledger.journal import Journal
 from tenure_server.engine import chronicle, keeping
 from tenure_server.engine.alarm import Alarm
+from tenure_server.engine.alone import Alone
 from tenure_server.engine.cold import ColdPath, unavailable
 from tenure_server.engine.commits import Abandon, Batch, Commits, Effect
 from tenure_server.engine.dispatch import Dispatch
@@ -64,6 +65,8 @@ class Floor:
         self.cold: ColdPath
         self.seating: Seating
         self.opening: Opening
+        #: Who takes an ended run up again, moves it or forgets it.
+        self.alone = Alone()
         self.pruning = Pruning(store, settings)
         self._laws: Callable[[str], Law] = law_of
         self._learn = learn

@@ -8,10 +8,8 @@ from typing import Protocol
 
 import structlog
 
-from tenure_server.core.desks.desk import Desk
-from tenure_server.engine.cold import ColdPath
+from tenure_server.engine import pruning
 from tenure_server.engine.dispatch import Dispatch
-from tenure_server.engine.pruning import Pruning
 from tenure_server.engine.seating import Seating
 from tenure_server.engine.settings import Settings
 from tenure_server.store.errors import StoreFailed
@@ -26,18 +24,13 @@ CLEAR_ROWS = 500
 log = structlog.get_logger()
 
 
-class Kept(Protocol):
+class Kept(pruning.Kept, Protocol):
     """What is kept: the floor, as far as this needs it."""
 
     serving: bool
-    desks: dict[str, Desk]
     dispatch: Dispatch
     seating: Seating
-    cold: ColdPath
-    pruning: Pruning
-
-    def now_us(self) -> int:
-        """The time."""
+    pruning: pruning.Pruning
 
     def fail(self, error: BaseException) -> None:
         """Throws memory away and reads it back."""

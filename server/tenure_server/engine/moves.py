@@ -23,7 +23,7 @@ from tenure_server.core.ledger import records
 from tenure_server.core.ledger.lifecycle import EventKind
 from tenure_server.core.runs import restoring
 from tenure_server.core.runs.live import LiveRun
-from tenure_server.engine.alone import Alone, changed
+from tenure_server.engine.alone import changed
 from tenure_server.engine.answers import Answers, commit_answer
 from tenure_server.engine.court import Court
 from tenure_server.engine.floor import Floor
@@ -73,7 +73,6 @@ class Moves:
         workflows: Workflows,
         settings: Settings,
         read: Read,
-        alone: Alone,
     ) -> None:
         self._floor = floor
         self._store = store
@@ -82,7 +81,6 @@ class Moves:
         self._workflows = workflows
         self._settings = settings
         self._read = read
-        self._alone = alone
 
     async def move(
         self,
@@ -99,7 +97,7 @@ class Moves:
         async with self._answers.claim(tenant_id, [request]) as found:
             if request is not None and request.request_id in found:
                 return Moved(*orjson.loads(found[request.request_id].response))
-            with self._alone.holding(run_id):
+            with self._floor.alone.holding(run_id):
                 # What is read below must hold all that memory has decided.
                 await self._floor.flushed()
                 desk = self._floor.desk(tenant_id)

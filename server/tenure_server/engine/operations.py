@@ -20,7 +20,7 @@ from tenure_server.core.ledger.lifecycle import RUN_ENDED, RunState
 from tenure_server.core.progress.approvals import Decider
 from tenure_server.core.runs import restoring
 from tenure_server.core.runs.live import LiveRun
-from tenure_server.engine.alone import Alone, changed
+from tenure_server.engine.alone import changed
 from tenure_server.engine.answers import Answers, commit_answer
 from tenure_server.engine.floor import Floor
 from tenure_server.engine.registry import KnownWorkflow
@@ -75,14 +75,12 @@ class Operations:
         answers: Answers,
         settings: Settings,
         read: Read,
-        alone: Alone,
     ) -> None:
         self._floor = floor
         self._store = store
         self._answers = answers
         self._settings = settings
         self._read = read
-        self._alone = alone
 
     async def cancel(
         self,
@@ -216,7 +214,7 @@ class Operations:
         tenant_id = origin.tenant_id
 
         async def decide() -> bytes:
-            with self._alone.holding(run_id):
+            with self._floor.alone.holding(run_id):
                 # What is read below must hold all that memory has decided.
                 await self._floor.flushed()
                 desk = self._floor.desk(tenant_id)

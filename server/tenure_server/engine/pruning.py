@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
 
 from tenure_server.core.desks.desk import Desk
 from tenure_server.core.evidence import Act
+from tenure_server.engine.alone import Alone
 from tenure_server.engine.cold import ColdPath
 from tenure_server.engine.settings import Settings
 from tenure_server.store.acts import Acts
@@ -34,6 +36,10 @@ class Kept(Protocol):
 
     desks: dict[str, Desk]
     cold: ColdPath
+    alone: Alone
+
+    async def flushed(self) -> None:
+        """Waits until all that was decided is written."""
 
     def now_us(self) -> int:
         """The time."""
@@ -88,19 +94,25 @@ class Pruning:
     async def _prune(self, floor: Kept, tenant_id: str, rule: _Rule) -> None:
         before_us = floor.now_us() - rule.keep_us
         reads = RetentionReads(self._store, tenant_id)
+        find = partial(self._find, rule, reads, before_us)
         for _ in range(PIECES):
-            old = await asyncio.to_thread(self._find, rule, reads, before_us)
+            old = await asyncio.to_thread(find)
             if not old:
                 self._rest_until_us[tenant_id, rule.kind] = floor.now_us() + REST_US
                 return
-            desk = floor.desks.get(tenant_id)
-            if desk is None:
-                return
-            act = Act(
-                kind=rule.kind,
-                subject={"before": str(before_us), "count": str(len(old.runs or old.entries))},
-            )
-            await floor.cold.act({tenant_id: desk.term}, _forgetting(rule, tenant_id, old), act)
+            with floor.alone.holding_free(old.runs) as held:
+                if held:
+                    # Some may have been opened again while they were looked for.
+                    await floor.flushed()
+                    old = (await asyncio.to_thread(find)).only(held)
+                desk = floor.desks.get(tenant_id)
+                if desk is None or not old:
+                    return
+                subject = {"before": str(before_us), "count": str(len(old.runs or old.entries))}
+                forget = _forgetting(rule, tenant_id, old)
+                await floor.cold.act(
+                    {tenant_id: desk.term}, forget, Act(kind=rule.kind, subject=subject)
+                )
             log.debug("forgot what was old", tenant=tenant_id, kind=rule.kind)
 
     def _find(self, rule: _Rule, reads: RetentionReads, before_us: int) -> Old:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,10 @@ class Old:
 
     def __bool__(self) -> bool:
         return bool(self.runs or self.entries)
+
+    def only(self, run_ids: Container[str]) -> Old:
+        """What of it is about these runs."""
+        return Old(runs=tuple(run_id for run_id in self.runs if run_id in run_ids))
 
 
 class RetentionReads:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.server.engine.conftest import TENANT, House, soon
 from tenure_server.core import errors
 from tenure_server.core.leasing.leases import Success
 from tenure_server.core.ledger.lifecycle import EventKind, RunState
+from tenure_server.engine.pruning import Pruning
 
 
 async def work_off(house: House, count: int) -> None:
@@ -96,3 +98,58 @@ async def test_a_run_that_is_opened_again_is_as_old_as_it_was(house: House) -> N
         wait_us=0,
     )
     assert [lease.run.run_id for lease in leases] == runs
+
+
+class Slow(Pruning):
+    """Something comes between what is found to be old and what is forgotten of it."""
+
+    def __init__(self, house: House, between: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+        settings = dataclasses.replace(
+            house.engine.settings, keep_runs_us=1_000_000, keep_payloads_us=0
+        )
+        super().__init__(house.store, settings)
+        self._between, self._loop = between, asyncio.get_running_loop()
+        self._found = 0
+
+    def _find(self, *args: Any) -> Any:
+        old = super()._find(*args)
+        self._found += 1
+        asyncio.run_coroutine_threadsafe(self._between(self._found), self._loop).result()
+        return old
+
+
+async def test_a_run_that_is_opened_again_is_not_forgotten_as_it_was_found(
+    house: House, one_left: str
+) -> None:
+    """It ended long ago, and is open when it would be forgotten."""
+    await work_off(house, 1)
+    house.clock.at_us += 2_000_000
+
+    async def between(found: int) -> None:
+        if found == 1:
+            assert await again(house, one_left) == 1
+
+    await Slow(house, between).round(house.engine._floor)
+    await work_off(house, 1)
+    assert (await house.run(one_left)).state is RunState.SUCCEEDED
+    assert house.engine.serving
+
+
+async def test_a_run_that_is_being_forgotten_is_not_opened_again(
+    house: House, one_left: str
+) -> None:
+    await work_off(house, 1)
+    house.clock.at_us += 2_000_000
+    told = []
+
+    async def between(found: int) -> None:
+        if found == 2:
+            with pytest.raises(errors.RunChanged, match="has changed meanwhile") as refused:
+                await again(house, one_left)
+            told.append(refused.value)
+
+    await Slow(house, between).round(house.engine._floor)
+    assert told
+    with pytest.raises(errors.NotFound):
+        await again(house, one_left)
+    assert house.engine.serving
