@@ -203,7 +203,7 @@ async def wait_for_end(pid: int) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(fd, ended.set)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ended.wait()
     finally:
         loop.remove_reader(fd)
