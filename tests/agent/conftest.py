@@ -145,7 +145,7 @@ async def start_agent() -> AsyncIterator[StartAgent]:
     for agent, _ in running:
         agent.stop()
         agent.stop()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
 
@@ -162,7 +162,7 @@ class AgentProcess:
 
     async def exit_code(self) -> int:
         """Waits for its end."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await self.process.wait()
 
     async def log(self) -> str:
@@ -203,7 +203,7 @@ async def wait_for_end(pid: int) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(fd, ended.set)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ended.wait()
     finally:
         loop.remove_reader(fd)

@@ -131,7 +131,7 @@ StartIsolated = Callable[..., Trial]
 
 async def until_it_speaks(it: Trial, key: Key) -> None:
     """Waits for the first word of an attempt."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while all(spoken != key for spoken, _ in it.words):
             it.spoke.clear()
             await it.spoke.wait()

@@ -54,7 +54,7 @@ async def test_commands_of_a_killed_agent_end_when_it_is_started_again(
     )
     coordinator.offer(new_lease("t", "it"))
     first = await spawn_agent(path)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         group = [int(word) for word in (await asyncio.to_thread(fifo.read_text)).split()]
     await first.kill()
     for pid in group:

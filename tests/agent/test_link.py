@@ -336,7 +336,7 @@ async def test_draining_finishes_what_runs_and_takes_nothing_new(
     await coordinator.until(lambda: coordinator.returned == [key_of(late)])
     assert not serving.done()
     agent.stop()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await serving
     assert end_of(coordinator.results[key_of(lease)][0]) == "stopped"
     assert key_of(late) not in coordinator.results
@@ -388,7 +388,7 @@ async def test_with_spool_sync_results_are_synced(
     coordinator.offer(lease)
     start_agent(write_config(coordinator.address, agent="spool_sync = true"))
     await coordinator.result(lease)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await synced.wait()
 
 

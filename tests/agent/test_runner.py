@@ -222,7 +222,7 @@ async def test_only_as_many_are_given_up_as_there_are_slots(trial: StartTrial) -
         assert it.freed == expected
     it.any_freed.clear()
     release.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await it.any_freed.wait()
     assert it.freed == 2
 
@@ -296,7 +296,7 @@ async def test_words_of_a_thread_reach_the_loop(trial: StartTrial) -> None:
 
     it = trial(it=Threaded(handler))
     key = it.start("it")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (key, True) not in it.words:
             it.spoke.clear()
             await it.spoke.wait()
@@ -409,7 +409,7 @@ def fifo(tmp_path: Path) -> Path:
 
 async def told(fifo: Path) -> str:
     """Waits for what a command writes into a pipe."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await asyncio.to_thread(fifo.read_text)
 
 

@@ -80,7 +80,7 @@ class Trial:
 
     async def end(self, key: Key) -> agents_pb2.Result | None:
         """Waits for the result of an attempt."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.ended[key]
 
     async def result(self, kind: str, value: Any = None, **fields: Any) -> agents_pb2.Result:

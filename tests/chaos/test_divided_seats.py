@@ -36,7 +36,7 @@ class Divided:
     async def open(self) -> None:
         """Starts two coordinators; the second one makes the second tenant, and so has its seat."""
         for tenant in (TENANT, OTHER):
-            port = free_port(random.Random(tenant))
+            port = free_port(random.Random(f"{tenant} of {self.folder}"))
             proxy = Proxy(port)
             await proxy.start()
             flags = self.installation.flags

@@ -27,7 +27,7 @@ RUNS = 20
 async def _upgraded(frozen: Frozen, url: str, folder: Path) -> AsyncIterator[list[str]]:
     """Two coordinators and an agent that begin at one moment; gives the coordinators' addresses."""
     frozen.signing_key(folder)
-    installation, chance = Installation(folder, url), random.Random()
+    installation, chance = Installation(folder, url), random.Random(str(folder))
     agent = Agent("host", folder / "host")
     installation.agents.append(agent)
     try:

@@ -279,10 +279,10 @@ def test_a_verdict_that_is_remembered_costs_next_to_nothing() -> None:
     assert judge.judge(Point.LEASE, act).result is WARN
     best = 1.0
     for _ in range(20):
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(1000):
             judge.judge(Point.LEASE, act)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.thread_time() - began)
     # About 1 µs; ten times that says that it was not remembered.
     assert best / 1000 < 10e-6
 

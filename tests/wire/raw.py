@@ -54,7 +54,7 @@ class Line:
         """Calls a method with one request, whether it answers once or with a stream."""
         return await self._read(
             self.channel.unary_stream(f"/tenure.v1.{method}")(
-                _bytes(request), metadata=tuple(metadata), timeout=30
+                _bytes(request), metadata=tuple(metadata), timeout=60
             )
         )
 
@@ -69,7 +69,7 @@ class Line:
 
         return await self._read(
             self.channel.stream_stream(f"/tenure.v1.{method}")(
-                say(), metadata=tuple(metadata), timeout=30
+                say(), metadata=tuple(metadata), timeout=60
             )
         )
 

@@ -176,18 +176,19 @@ async def test_each_time_has_one_run_though_the_coordinator_is_killed(
 ) -> None:
     """Before and behind the kill; those that came while nobody was there are made up for."""
     house = install(store=any_store)
-    start = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
-    value = {
-        "name": "often",
-        "workflow": "plain",
-        "every": "1s",
-        "start": start.isoformat(),
-        "end": (start + timedelta(seconds=6)).isoformat(),
-        "overlap": "allow-all",
-    }
     secret = await house.secret("submitter")
     async with Client(house.coordinator.address, secret) as client:
         await client.register_workflow(workflow_file.read_text(PLAIN, name="plain", json=False))
+        # As late as can be: a time that is over when the schedule is made has no run.
+        start = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
+        value = {
+            "name": "often",
+            "workflow": "plain",
+            "every": "1s",
+            "start": start.isoformat(),
+            "end": (start + timedelta(seconds=6)).isoformat(),
+            "overlap": "allow-all",
+        }
         made = schedule_file.request_of(value)
         await client.schedules.create(made.name, made.spec)
 

@@ -141,7 +141,7 @@ async def test_an_output_that_cannot_be_kept_fails_the_attempt(house: Installati
 
 async def test_a_stale_term_is_superseded_and_changes_nothing(install: Install) -> None:
     """Whoever lost a lease has nothing to say about the attempt that came after it."""
-    installation = install("--lease-seconds", "1")
+    installation = install("--lease-seconds", "2")
     async with installation.client() as admin, hand_agent(installation) as agent:
         run_id = await begin(admin, "stale")
         (stale,) = await agent.lease("stale")

@@ -31,7 +31,8 @@ from tenure_server.store.reads import TenantReads
 from tenure_server.store.writer import Writer
 
 TENANT = "acme"
-PATIENCE_SECONDS = 10
+#: How long to wait for what has to come. Nothing that goes well takes nearly as long.
+PATIENCE_SECONDS = 60
 KINDS = frozenset({"work"})
 #: The clock jumps, and nobody shall think that the seat was lost meanwhile.
 PATIENT = Settings(lease_us=LEASE_US, seat_us=1 << 50)

@@ -133,7 +133,7 @@ async def test_a_failed_commit_ends_the_sessions_and_no_lease_is_lost_or_doubled
     session = house.session()
     house.store.tricky.breaks.append(moment)
     session.add_credits(2)
-    assert await asyncio.wait_for(session.outbound(), 5) is None
+    assert await asyncio.wait_for(session.outbound(), 60) is None
     assert isinstance(session.ended, errors.StoreUnavailable)
     await house.serving()
     desk = house.engine._floor.desks[TENANT]
@@ -169,7 +169,7 @@ async def test_a_result_whose_commit_fails_is_repeated_and_counts_once(
     session.accept(*words)
     house.store.tricky.breaks.append(moment)
     session.settle(*words, Success(json_payload(1)))
-    assert await asyncio.wait_for(session.outbound(), 5) is None
+    assert await asyncio.wait_for(session.outbound(), 60) is None
     await house.serving()
     again = house.session(held=[words])
     standing = (await soon(again)).standings[0][3]
@@ -199,7 +199,7 @@ async def test_what_was_asked_while_a_commit_failed_does_not_hold_up_the_rest(
     results = await asyncio.gather(first, second, return_exceptions=True)
     assert all(isinstance(one, errors.StoreUnavailable) for one in results)
     await house.serving()
-    assert await asyncio.wait_for(house.start(), 5) in open_runs(house.engine)
+    assert await asyncio.wait_for(house.start(), 60) in open_runs(house.engine)
 
 
 async def test_while_the_store_is_away_every_act_is_told_so(house: House) -> None:
@@ -310,5 +310,5 @@ async def test_what_memory_counts_is_told_after_its_commit(house: House) -> None
     assert not committed.done()
     assert house.engine.counts(TENANT, run_id) is None, "in memory the run has ended"
     house.store.tricky.let_go()
-    await asyncio.wait_for(committed, 5)
+    await asyncio.wait_for(committed, 60)
     assert run_id not in open_runs(house.engine)

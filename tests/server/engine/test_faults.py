@@ -16,7 +16,7 @@ from tenure_server.store.errors import StoreFailed
 
 async def stopped(house: House) -> None:
     """Stops the engine, which must end."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await house.engine.stop()
 
 
@@ -80,7 +80,7 @@ async def test_a_fault_in_sealing_leaves_nobody_waiting(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, broken)
         with pytest.raises(errors.StoreUnavailable):
-            await asyncio.wait_for(house.start(request_id="r"), 10)
+            await asyncio.wait_for(house.start(request_id="r"), 60)
     await house.serving()
     assert await house.start(request_id="r")
 

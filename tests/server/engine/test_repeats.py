@@ -40,7 +40,7 @@ async def test_a_start_is_repeated_after_its_caller_gave_up_before_the_commit(
     for _ in range(20):
         await asyncio.sleep(0)
     house.store.tricky.let_go()
-    run_id = await asyncio.wait_for(again, 5)
+    run_id = await asyncio.wait_for(again, 60)
     assert await house.start(request_id="r") == run_id
     assert len(house.engine._floor.desks[TENANT].runs) == 2
 
@@ -75,17 +75,18 @@ async def test_a_lease_that_nobody_accepts_comes_back_though_nothing_else_happen
     await house.register(task("a"))
     await house.start()
     other = house.copy_to(tmp_path / "second")
-    other.settings = Settings(lease_us=60_000, accept_us=30_000)
+    other.settings = Settings(lease_us=600_000, accept_us=300_000)
     await other.open()
     try:
         other.engine._floor._clock = SystemClock()
         await other.engine._floor.flushed()
         deaf = other.session("deaf")
         deaf.add_credits(1)
-        assert len((await soon(deaf)).leases) == 1
-        told = await asyncio.wait_for(deaf.outbound(), 3)
-        assert told is not None
-        assert [one[3] for one in told.standings] == [Standing.LOST]
+        first = await soon(deaf)
+        assert len(first.leases) == 1
+        # On a slow host both come at once.
+        standings = first.standings or (await soon(deaf)).standings
+        assert [one[3] for one in standings] == [Standing.LOST]
     finally:
         await other.close()
 
@@ -112,7 +113,7 @@ async def test_an_unary_call_gives_all_that_was_granted_to_it(house: House) -> N
     for _ in range(20):
         await asyncio.sleep(0)
     house.store.tricky.let_go()
-    leases = await asyncio.wait_for(waiting, 5)
+    leases = await asyncio.wait_for(waiting, 60)
     await first
     await second
     granted = engine._floor.desks[TENANT].leases

@@ -18,7 +18,7 @@ from tests.server.rpc.conftest import read_refusal
 
 from tenure.v1 import agents_pb2, runs_pb2, tenants_pb2, workflows_pb2
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from tenure_evidence.keys import Chain
 from tenure_evidence.notes import Checkpoint
 from tenure_server.core import ids
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 
 
 @pytest.fixture

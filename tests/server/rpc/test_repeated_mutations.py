@@ -115,7 +115,7 @@ class House:
         """Waits until commits are possible again."""
         reached = asyncio.Event()
         self.live.server.engine.on_serving(lambda now: reached.set() if now else None)
-        await asyncio.wait_for(reached.wait(), 10)
+        await asyncio.wait_for(reached.wait(), 60)
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def test_a_seat_cannot_move_while_its_holder_commits(
 def test_a_holder_that_stands_still_in_a_commit_loses_its_seat_all_the_same(
     postgres_url: str, opening: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(postgresql._WRITING, "idle_in_transaction_session_timeout", "100ms")
+    monkeypatch.setitem(postgresql._WRITING, "idle_in_transaction_session_timeout", "1s")
     first, second = opening(postgres_url), opening(postgres_url, "second")
     world.settle(first)
     Seats(first).renew(NOW, 0)
