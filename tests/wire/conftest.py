@@ -48,12 +48,6 @@ def any_store(request: pytest.FixtureRequest) -> str:
     return url
 
 
-#: For tests of what a kill leaves of one feature. On both kinds test_coordinator_killed proves that
-#: nothing is lost that was stored, and tests of the engine prove that all features come back.
-ON_SQLITE = pytest.mark.parametrize("any_store", ["sqlite"], indirect=True)
-ON_POSTGRES = pytest.mark.parametrize("any_store", ["postgresql"], indirect=True)
-
-
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """An installation on SQLite that tests share: nobody may kill, pause or stop it."""

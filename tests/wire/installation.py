@@ -27,7 +27,7 @@ from tenure_client import channel
 from tenure_client.client import Client
 
 #: How long anything may take before a test gives up. Generous: machines are slow and loaded.
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
 
 TENANT = "alpha"

@@ -50,7 +50,7 @@ async def test_the_task_of_a_killed_agent_is_done_by_another_and_costs_no_attemp
     install: Install, tmp_path: Path
 ) -> None:
     """Within the lease time, without anybody's doing."""
-    installation = install("--lease-seconds", "2")
+    installation = install("--lease-seconds", "4")
     for _ in range(2):
         await installation.add_agent()
     async with installation.client() as admin:
@@ -72,7 +72,7 @@ async def test_what_an_agent_says_after_it_slept_past_its_lease_changes_nothing(
     install: Install, tmp_path: Path
 ) -> None:
     """The other agent's result stands; the sleeper's work has stopped by itself."""
-    installation = install("--lease-seconds", "2")
+    installation = install("--lease-seconds", "4")
     for _ in range(2):
         await installation.add_agent()
     async with installation.client() as admin:
@@ -97,7 +97,7 @@ async def test_a_result_that_was_spooled_too_long_is_superseded(
     install: Install, tmp_path: Path
 ) -> None:
     """It was finished during an outage, but when it arrives another agent has the task."""
-    installation = install("--lease-seconds", "2")
+    installation = install("--lease-seconds", "4")
     sleeper = await installation.add_agent()
     async with installation.client() as admin:
         run_id = await begin_holding(admin, tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.wire import nest
-from tests.wire.conftest import ON_SQLITE, Install
+from tests.wire.conftest import Install
 from tests.wire.installation import Installation, until
 
 from tenure.v1 import runs_pb2
@@ -152,7 +152,6 @@ def chain(folder: Path) -> Workflow:
     return flow
 
 
-@ON_SQLITE
 async def test_what_was_worked_out_survives_the_loss_of_coordinator_and_agent(
     install: Install, any_store: str, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests import logbook
-from tests.wire.conftest import ON_POSTGRES, Install
+from tests.wire.conftest import Install
 from tests.wire.installation import until
 from tests.wire.test_failure import prove, tasks_of
 
@@ -48,12 +48,11 @@ async def refusal(client: Client, run_id: str) -> str:
 
 
 @pytest.mark.timeout(120)
-@ON_POSTGRES
 async def test_a_run_is_moved_when_its_lease_has_ended_and_goes_on_after_a_kill(
     install: Install, any_store: str, tmp_path: Path
 ) -> None:
     """Refused while the task is leased, and done once its agent has said what came of it."""
-    installation = install("--lease-seconds", "2", "--seat-seconds", "1.5", store=any_store)
+    installation = install("--lease-seconds", "30", "--seat-seconds", "1.5", store=any_store)
     folder = str(tmp_path)
     await installation.add_agent()
     async with installation.client() as client:
@@ -90,7 +89,7 @@ async def test_a_run_of_a_lost_agent_is_moved_when_its_lease_is_over(
     install: Install, tmp_path: Path
 ) -> None:
     """And what the agent does after that changes nothing: the task is executed again."""
-    installation = install("--lease-seconds", "2")
+    installation = install("--lease-seconds", "5")
     folder = str(tmp_path)
     agent = await installation.add_agent()
     async with installation.client() as client:
@@ -106,7 +105,7 @@ async def test_a_run_of_a_lost_agent_is_moved_when_its_lease_is_over(
         await client.operations.move(run_id, resume=True)
         (tmp_path / "load.1.began").unlink()
         agent.launch()
-        await until((tmp_path / "load.1.began").exists, "it is executed again", seconds=20)
+        await until((tmp_path / "load.1.began").exists, "it is executed again")
         (tmp_path / "go").touch()
         assert (await client.wait_run(run_id)).state == SUCCEEDED
         await prove(client, run_id, tmp_path)

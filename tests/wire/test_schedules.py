@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.wire.conftest import ON_POSTGRES, Install
+from tests.wire.conftest import Install
 from tests.wire.installation import Installation, until
 
 from tenure.v1 import runs_pb2, schedules_pb2
@@ -170,7 +170,6 @@ def test_operators_verbs(tenure: Tenure) -> None:
     assert entries[0]["subject"]["reason"] == "enough"
 
 
-@ON_POSTGRES
 async def test_each_time_has_one_run_though_the_coordinator_is_killed(
     install: Install, any_store: str
 ) -> None:
