@@ -97,15 +97,6 @@ class Engine:
         #: Does a cold-path mutation once; see `Mutations.mutate`.
         self.mutate = self._mutations.mutate
         self._lay_down_the_law(store, notary)
-        self._firing = Firing(self._floor, store, self.court, self.workflows, settings)
-        self._floor.before_seal = self._firing.before_seal
-        offspring = Offspring(self._floor, self.court, self.workflows, settings)
-        self._floor.wanted = offspring.stir
-        #: What may be done to schedules, and what can be seen of them.
-        self.schedules = Schedules(
-            self._floor, self._firing, self._answers, self.workflows, settings
-        )
-        self.schedule_views = ScheduleViews(self._floor, store, self._firing, read=self.read)
         #: What can be asked of the logs.
         self.logbook = Logbook(self._floor, store, self.read, notary)
         #: Writes down an act by which nothing changed, and says where a call stands that chose no
@@ -113,32 +104,8 @@ class Engine:
         self.record, self.log_of = self.logbook.record, self.logbook.log_of
         #: Closes a tenant's desk while it is erased; see `closing`.
         self.closed_for_good = partial(closed_for_good, self._floor)
-        #: What may be asked of runs that are there.
-        self.operations = Operations(self._floor, store, self._answers, settings, self.read)
-        #: Moves runs to newer versions of their workflows.
-        self.moves = Moves(
-            self._floor, store, self._answers, self.court, self.workflows, settings, self.read
-        )
-        #: The same to many runs.
-        self.bulk = Bulk(self.operations, self.moves, store, read=self.read, now_us=self.now_us)
-        #: Pauses workflows and tenants.
-        self.pausing = Pausing(self._floor, store, read=self.read, mutate=self.mutate)
-        #: Says why tasks do not run.
-        self.explain = Explaining(self._floor, store, self.read).explain
-        #: Publishes events.
-        self.publishing = Publishing(
-            self._floor,
-            store,
-            self._answers,
-            self.court,
-            self.workflows,
-            settings,
-            self.read,
-        )
-        #: What agents may ask.
-        self.work = Work(
-            self._floor, store, read=self.read, workflow_by_digest=self.workflows.by_digest
-        )
+        self._keep_time(store)
+        self._attend_to_runs(store)
 
     def _lay_down_the_law(self, store: Store, notary: Notary | None) -> None:
         """Makes what judges, what may change by what it judges, and what tells how it was kept."""
@@ -173,6 +140,47 @@ class Engine:
             read=self.read,
             now_us=self.now_us,
             chain=None if notary is None else notary.chain,
+        )
+
+    def _keep_time(self, store: Store) -> None:
+        """Makes what starts runs by itself: schedules, and runs that belong to others."""
+        self._firing = Firing(self._floor, store, self.court, self.workflows, self.settings)
+        self._floor.before_seal = self._firing.before_seal
+        offspring = Offspring(self._floor, self.court, self.workflows, self.settings)
+        self._floor.wanted = offspring.stir
+        #: What may be done to schedules, and what can be seen of them.
+        self.schedules = Schedules(
+            self._floor, self._firing, self._answers, self.workflows, self.settings
+        )
+        self.schedule_views = ScheduleViews(self._floor, store, self._firing, read=self.read)
+
+    def _attend_to_runs(self, store: Store) -> None:
+        """Makes what people, agents and events do to runs that are there."""
+        #: What may be asked of runs that are there.
+        self.operations = Operations(self._floor, store, self._answers, self.settings, self.read)
+        #: Moves runs to newer versions of their workflows.
+        self.moves = Moves(
+            self._floor, store, self._answers, self.court, self.workflows, self.settings, self.read
+        )
+        #: The same to many runs.
+        self.bulk = Bulk(self.operations, self.moves, store, read=self.read, now_us=self.now_us)
+        #: Pauses workflows and tenants.
+        self.pausing = Pausing(self._floor, store, read=self.read, mutate=self.mutate)
+        #: Says why tasks do not run.
+        self.explain = Explaining(self._floor, store, self.read).explain
+        #: Publishes events.
+        self.publishing = Publishing(
+            self._floor,
+            store,
+            self._answers,
+            self.court,
+            self.workflows,
+            self.settings,
+            self.read,
+        )
+        #: What agents may ask.
+        self.work = Work(
+            self._floor, store, read=self.read, workflow_by_digest=self.workflows.by_digest
         )
 
     async def start(self) -> None:
