@@ -101,11 +101,12 @@ class Pruning:
                 self._rest_until_us[tenant_id, rule.kind] = floor.now_us() + REST_US
                 return
             with floor.alone.holding_free(old.runs) as held:
-                if held:
-                    # Some may have been opened again while they were looked for.
+                # Before the second look: who has the seat meanwhile knows nothing of holding.
+                desk = floor.desks.get(tenant_id)
+                if old.runs:
+                    # Some may have been opened again while they were looked for, or are about to.
                     await floor.flushed()
                     old = (await asyncio.to_thread(find)).only(held)
-                desk = floor.desks.get(tenant_id)
                 if desk is None or not old:
                     return
                 subject = {"before": str(before_us), "count": str(len(old.runs or old.entries))}

@@ -8,13 +8,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from tests.server.core.world import task
+from tests.server.core.world import json_payload, task
 from tests.server.engine.conftest import TENANT, House, soon
 
 from tenure_server.core import errors
 from tenure_server.core.leasing.leases import Success
 from tenure_server.core.ledger.lifecycle import EventKind, RunState
 from tenure_server.engine.pruning import Pruning
+from tenure_server.store.errors import StoreFailed
+from tenure_server.store.reads import TenantReads
 
 
 async def work_off(house: House, count: int) -> None:
@@ -24,7 +26,8 @@ async def work_off(house: House, count: int) -> None:
     done = 0
     while done < count:
         for lease in (await soon(session)).leases:
-            session.settle(lease.run.run_id, lease.task_key, lease.term, lease.token, Success())
+            words = lease.run.run_id, lease.task_key, lease.term, lease.token
+            session.settle(*words, Success(json_payload(1)))
             done += 1
     await house.engine.committed()
 
@@ -153,3 +156,45 @@ async def test_a_run_that_is_being_forgotten_is_not_opened_again(
     with pytest.raises(errors.NotFound):
         await again(house, one_left)
     assert house.engine.serving
+
+
+@pytest.mark.parametrize("kept", [{"keep_runs_us": 1_000_000}, {"keep_payloads_us": 1_000_000}])
+async def test_a_run_is_not_forgotten_while_it_is_opened_again(
+    house: House, one_left: str, kept: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though there is no other that could be forgotten."""
+    await work_off(house, 1)
+    house.clock.at_us += 2_000_000
+    nothing = {"keep_runs_us": 0, "keep_payloads_us": 0}
+    settings = dataclasses.replace(house.engine.settings, **{**nothing, **kept})
+    pruning, stored = Pruning(house.store, settings), house.engine.operations._stored
+
+    async def slowly(*args: Any) -> Any:
+        reopening = await stored(*args)
+        await pruning.round(house.engine._floor)
+        return reopening
+
+    monkeypatch.setattr(house.engine.operations, "_stored", slowly)
+    assert await again(house, one_left) == 1
+    await work_off(house, 1)
+    assert (await house.run(one_left)).state is RunState.SUCCEEDED
+    assert not await house.engine.read(TenantReads(house.store, TENANT).is_pruned, one_left)
+    assert house.engine.serving
+
+
+async def test_a_run_is_not_forgotten_when_the_seat_was_another_ones_since_it_was_found(
+    house: House, one_left: str
+) -> None:
+    """Who had it may have opened the run again, and knows nothing of who holds it here."""
+    await work_off(house, 1)
+    house.clock.at_us += 2_000_000
+    floor = house.engine._floor
+
+    async def between(found: int) -> None:
+        if found == 2:
+            floor.start_over(StoreFailed("the seat is lost, and taken again"))
+            await house.serving()
+
+    with pytest.raises(errors.StoreUnavailable):
+        await Slow(house, between).round(floor)
+    assert await again(house, one_left) == 1
