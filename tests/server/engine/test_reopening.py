@@ -114,8 +114,8 @@ class Slow(Pruning):
         self._between, self._loop = between, asyncio.get_running_loop()
         self._found = 0
 
-    def _find(self, *args: Any) -> Any:
-        old = super()._find(*args)
+    def _read(self, look: Callable[[], Any]) -> Any:
+        old = super()._read(look)
         self._found += 1
         asyncio.run_coroutine_threadsafe(self._between(self._found), self._loop).result()
         return old
