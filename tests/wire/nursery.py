@@ -167,7 +167,7 @@ def _serve(line: socket.socket) -> list[str] | None:
         for descriptor in handed:
             os.close(descriptor)
         told_by[pid] = told
-        os.write(told, b"%d\n" % pid)
+        _tell(told, pid)
 
 
 def _tell_of_ends(told_by: dict[int, int]) -> None:
@@ -176,9 +176,13 @@ def _tell_of_ends(told_by: dict[int, int]) -> None:
         if pid == 0:
             return
         told = told_by.pop(pid)
-        with contextlib.suppress(BrokenPipeError):  # Where nobody asks any more.
-            os.write(told, b"%d\n" % os.waitstatus_to_exitcode(status))
+        _tell(told, os.waitstatus_to_exitcode(status))
         os.close(told)
+
+
+def _tell(told: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # Where nobody asks any more.
+        os.write(told, b"%d\n" % number)
 
 
 def _become(request: dict[str, object], handed: list[int], others: dict[int, int]) -> list[str]:

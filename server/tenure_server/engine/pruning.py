@@ -94,9 +94,9 @@ class Pruning:
     async def _prune(self, floor: Kept, tenant_id: str, rule: _Rule) -> None:
         before_us = floor.now_us() - rule.keep_us
         reads = RetentionReads(self._store, tenant_id)
-        find = partial(self._find, rule, reads, before_us)
+        find = partial(rule.find, reads, before_us)
         for _ in range(PIECES):
-            old = await asyncio.to_thread(find)
+            old = await asyncio.to_thread(self._read, find)
             if not old:
                 self._rest_until_us[tenant_id, rule.kind] = floor.now_us() + REST_US
                 return
@@ -106,7 +106,8 @@ class Pruning:
                 if old.runs:
                     # Some may have been opened again while they were looked for, or are about to.
                     await floor.flushed()
-                    old = (await asyncio.to_thread(find)).only(held)
+                    look = partial(reads.still_old, held, before_us)
+                    old = await asyncio.to_thread(self._read, look)
                 if desk is None or not old:
                     return
                 subject = {"before": str(before_us), "count": str(len(old.runs or old.entries))}
@@ -116,9 +117,9 @@ class Pruning:
                 )
             log.debug("forgot what was old", tenant=tenant_id, kind=rule.kind)
 
-    def _find(self, rule: _Rule, reads: RetentionReads, before_us: int) -> Old:
+    def _read(self, look: Callable[[], Old]) -> Old:
         with self._store.reading():
-            return rule.find(reads, before_us)
+            return look()
 
 
 def _forgetting(rule: _Rule, tenant_id: str, old: Old) -> Callable[[Acts], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,10 @@ _OLD_RUNS = (
     .order_by(_RUN.create_us, _RUN.run_id)
     .limit(RUNS_AT_ONCE)
 )
+_STILL_OLD = [
+    _RUN.select(_RUN.run_id).where(_OLD, _RUN.run_id.in_(statements.slots("run_ids", 1 << power)))
+    for power in range(RUNS_AT_ONCE.bit_length() + 1)
+]
 _CARRIES = fn.EXISTS(
     _TASK.select(Value(1)).where(
         _TASK.tenant_id == _RUN.tenant_id,
@@ -63,10 +67,6 @@ class Old:
     def __bool__(self) -> bool:
         return bool(self.runs or self.entries)
 
-    def only(self, run_ids: Container[str]) -> Old:
-        """What of it is about these runs."""
-        return Old(runs=tuple(run_id for run_id in self.runs if run_id in run_ids))
-
 
 class RetentionReads:
     """Finds what is old in one tenant, inside `Store.reading`."""
@@ -83,6 +83,14 @@ class RetentionReads:
         """Those of them that still have payloads."""
         return self._some_runs(_OLD_PAYLOADS, before_us)
 
+    def still_old(self, run_ids: Sequence[str], before_us: int) -> Old:
+        """Those of some runs that have ended before a time: at most `RUNS_AT_ONCE` are given."""
+        found: set[str] = set()
+        for piece in statements.pieces(run_ids):
+            query = _STILL_OLD[len(piece).bit_length() - 1]
+            found.update(run_id for (run_id,) in self._rows(query, before_us, run_ids=piece))
+        return Old(runs=tuple(run_id for run_id in run_ids if run_id in found))
+
     def old_facts(self, before_us: int) -> Old:
         """Entries of before a time of which is still known what articles were asked about."""
         return Old(entries=tuple(index for (index,) in self._rows(_OLD_FACTS, before_us)))
@@ -97,6 +105,6 @@ class RetentionReads:
             tasks += task_count
         return Old(runs=tuple(runs))
 
-    def _rows(self, query: Node, before_us: int) -> list[tuple[Any, ...]]:
-        values = {"tenant_id": self._tenant_id, "before_us": before_us}
+    def _rows(self, query: Node, before_us: int, **more: Any) -> list[tuple[Any, ...]]:
+        values = {"tenant_id": self._tenant_id, "before_us": before_us, **more}
         return self._store.rows(query, values, needs="tenant_id")

@@ -114,8 +114,8 @@ class Slow(Pruning):
         self._between, self._loop = between, asyncio.get_running_loop()
         self._found = 0
 
-    def _find(self, *args: Any) -> Any:
-        old = super()._find(*args)
+    def _read(self, look: Callable[[], Any]) -> Any:
+        old = super()._read(look)
         self._found += 1
         asyncio.run_coroutine_threadsafe(self._between(self._found), self._loop).result()
         return old
@@ -158,15 +158,23 @@ async def test_a_run_that_is_being_forgotten_is_not_opened_again(
     assert house.engine.serving
 
 
-@pytest.mark.parametrize("kept", [{"keep_runs_us": 1_000_000}, {"keep_payloads_us": 1_000_000}])
+@pytest.mark.parametrize(
+    ("payloads_us", "runs_us"),
+    [pytest.param(0, 1_000_000, id="run"), pytest.param(1_000_000, 0, id="payloads")],
+)
 async def test_a_run_is_not_forgotten_while_it_is_opened_again(
-    house: House, one_left: str, kept: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    house: House,
+    one_left: str,
+    payloads_us: int,
+    runs_us: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Though there is no other that could be forgotten."""
     await work_off(house, 1)
     house.clock.at_us += 2_000_000
-    nothing = {"keep_runs_us": 0, "keep_payloads_us": 0}
-    settings = dataclasses.replace(house.engine.settings, **{**nothing, **kept})
+    settings = dataclasses.replace(
+        house.engine.settings, keep_payloads_us=payloads_us, keep_runs_us=runs_us
+    )
     pruning, stored = Pruning(house.store, settings), house.engine.operations._stored
 
     async def slowly(*args: Any) -> Any:

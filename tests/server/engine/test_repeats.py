@@ -113,7 +113,7 @@ async def test_an_unary_call_gives_all_that_was_granted_to_it(house: House) -> N
     for _ in range(20):
         await asyncio.sleep(0)
     house.store.tricky.let_go()
-    leases = await asyncio.wait_for(waiting, 60)
+    leases = await asyncio.wait_for(waiting, 40)
     await first
     await second
     granted = engine._floor.desks[TENANT].leases

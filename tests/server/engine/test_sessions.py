@@ -274,7 +274,7 @@ async def test_a_call_that_waits_gets_the_first_work_there_is(house: House) -> N
     for _ in range(5):
         await asyncio.sleep(0)
     await many(house, 2)
-    leases = await asyncio.wait_for(waiting, 60)
+    leases = await asyncio.wait_for(waiting, 40)
     assert [lease.task.key for lease in leases] == ["t00", "t01"]
 
 

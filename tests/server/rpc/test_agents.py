@@ -16,6 +16,7 @@ from tests.server.rpc.conftest import Refusal, Refused, read_refusal
 
 from tenure.v1 import agents_pb2, payload_pb2, runs_pb2, tenants_pb2, workflows_pb2
 from tenure_server.rpc import agents as service
+from tenure_server.rpc import doorway
 
 HELLO = agents_pb2.Hello(agent="host", instance="instance-1", kinds=["k"], slots=4)
 APPLIED = agents_pb2.VERDICT_APPLIED
@@ -188,8 +189,11 @@ async def test_a_newcomer_under_the_same_name_takes_over(coordinator: LiveCoordi
     again.cancel()
 
 
-async def test_a_revoked_key_ends_the_agents_stream(coordinator: LiveCoordinator) -> None:
+async def test_a_revoked_key_ends_the_agents_stream(
+    coordinator: LiveCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At once, and it is told that its key is over."""
+    monkeypatch.setattr(doorway, "STREAM_CHECK_SECONDS", 3600)
     secret = await coordinator.make_key("agent")
     calls = coordinator.calls_with(secret)
     key = (await calls.tenants.GetCaller(tenants_pb2.GetCallerRequest())).api_key
@@ -327,10 +331,10 @@ async def test_waiting_for_work_ends_with_the_first_lease_or_the_time(
         agent="host", kinds=["k"], wait=Duration(nanos=10_000_000)
     )
     assert not (await calls.LeaseTasks(request)).HasField("batch")
-    request.wait.seconds = 30
+    request.wait.seconds = 59
     waiting = asyncio.ensure_future(calls.LeaseTasks(request))
     run_id = await _run(coordinator)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(40):  # before the time
         found = await waiting
     assert [lease.run_id for lease in found.batch.leases] == [run_id]
     assert found.lease_duration.seconds == 30

@@ -219,9 +219,10 @@ async def test_a_key_expires(coordinator: LiveCoordinator, refused: Refused) -> 
 
 
 async def test_a_revoked_key_is_refused_at_once_and_its_streams_end(
-    coordinator: LiveCoordinator, refused: Refused
+    coordinator: LiveCoordinator, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stream that waits for a run hears of it without asking."""
+    monkeypatch.setattr(doorway, "STREAM_CHECK_SECONDS", 3600)
     submitter = coordinator.calls("submitter")
     definition = workflows_pb2.WorkflowDefinition(
         name="w", tasks=[workflows_pb2.WorkflowTask(key="a", kind="k")]
