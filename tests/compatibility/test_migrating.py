@@ -126,17 +126,23 @@ def test_the_seats_of_a_dead_coordinator_of_an_older_version_are_waited_for(old_
 
 def test_beside_a_coordinator_of_an_older_version_nothing_is_migrated(old_url: str) -> None:
     """It would go on to write by the older tables, without evidence for one."""
-    before, over = _steps(old_url), threading.Event()
+    before, renewed, over = _steps(old_url), threading.Event(), threading.Event()
 
     def renew() -> None:
-        while not over.wait(0.05):
-            _hold(old_url, 0.5)
+        while not over.is_set():
+            # For so long that no stall of this process lets them end.
+            _hold(old_url, 30)
+            renewed.set()
+            over.wait(0.05)
 
     with ThreadPoolExecutor(1) as threads:
         renewing = threads.submit(renew)
-        with pytest.raises(StoreOpenError) as refused:
-            _open(old_url)
-        over.set()
+        try:
+            assert renewed.wait(60)
+            with pytest.raises(StoreOpenError) as refused:
+                _open(old_url).close()
+        finally:
+            over.set()
         renewing.result()
     assert str(refused.value).endswith(
         "has to be migrated, and a coordinator of an older version is at work on it:"
