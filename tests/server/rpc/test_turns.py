@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tenure_server.rpc import access, turns
 from tenure_server.rpc.runs import Runs
 
 LIST = runs_pb2.ListRunsRequest()
+#: How many calls are made, one more than may be.
+BURST = 6
 LEASE = agents_pb2.LeaseTasksRequest(agent="one", kinds=["k"])
 
 
@@ -142,43 +145,87 @@ async def test_a_tenant_has_so_many_streams_and_no_more(calls: Calls) -> None:
         assert set(calls.turns._streams) == {"alpha"}
 
 
-async def test_who_calls_beyond_his_bound_keeps_nobody_else_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """His calls wait before they are read, and the first too many is told to come again."""
+class Burst:
+    """Calls of one tenant to a real coordinator, which are served until they are let go."""
+
+    def __init__(self, live: LiveCoordinator) -> None:
+        self.live = live
+        self.calls: list[asyncio.Future[Any]] = []
+        #: How many are served.
+        self.begun = 0
+        self._all_begun, self._go_on = asyncio.Event(), asyncio.Event()
+
+    async def serve(self) -> None:
+        """What is done for each."""
+        self.begun += 1
+        if self.begun == BURST:
+            self._all_begun.set()
+        await self._go_on.wait()
+
+    async def make(self) -> None:
+        """Makes them, and waits until one is answered, or none will be."""
+        theirs = self.live.calls("alpha/viewer").runs
+        self.calls = [asyncio.ensure_future(theirs.ListRuns(LIST)) for _ in range(BURST)]
+        waiting = [*self.calls, asyncio.create_task(self._all_begun.wait())]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    def let_go(self) -> None:
+        """Lets them end."""
+        self._go_on.set()
+
+    async def ends(self) -> Counter[str]:
+        """How they have ended, and how often so."""
+        answers = await asyncio.gather(*self.calls, return_exceptions=True)
+        return Counter(
+            from_rpc(one).reason if isinstance(one, grpc.aio.AioRpcError) else "OK"
+            for one in answers
+        )
+
+
+@pytest.fixture
+async def burst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Burst]:
+    """Of six two are served at once, three may wait."""
     monkeypatch.setattr(turns, "AT_ONCE", 2)
     monkeypatch.setattr(turns, "WAITING_MAX", 3)
     list_runs = Runs.ListRuns
-    begun, all_begun, go_on = 0, asyncio.Event(), asyncio.Event()
 
     async def held(runs: Runs, request: runs_pb2.ListRunsRequest, context: Any) -> Any:
-        nonlocal begun
         if access.caller().tenant_id == "alpha":
-            begun += 1
-            if begun == len(calls):
-                all_begun.set()
-            await go_on.wait()
+            await made.serve()
         return await list_runs(runs, request, context)
 
     monkeypatch.setattr(Runs, "ListRuns", held)
     async with serving(f"sqlite:///{tmp_path}/tenure.db", tmp_path) as live:
-        theirs, others = live.calls("alpha/viewer").runs, live.calls("beta/viewer").runs
-        calls = [asyncio.ensure_future(theirs.ListRuns(LIST)) for _ in range(6)]
+        made = Burst(live)
         try:
-            waiting = [*calls, asyncio.create_task(all_begun.wait())]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            assert begun == 2, "the others wait for their turn"
-            [refused] = [call for call in calls if call.done()]
-            check_overloaded(refused.exception())
-            await others.ListRuns(LIST)
-            # Agents stand in no line.
-            leased = await live.calls("alpha/agent").agents.LeaseTasks(LEASE)
-            assert not leased.batch.leases
-            assert (begun, sum(call.done() for call in calls)) == (2, 1)
+            await made.make()
+            yield made
         finally:
-            go_on.set()
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        assert [isinstance(one, grpc.aio.AioRpcError) for one in answers].count(True) == 1
+            made.let_go()
+
+
+async def test_a_burst_keeps_nobody_else_waiting(burst: Burst) -> None:
+    """Beyond the bound its calls are not begun, and the first too many is told to come again."""
+    assert burst.begun == 2
+    [refused] = [call for call in burst.calls if call.done()]
+    check_overloaded(refused.exception())
+    await burst.live.calls("beta/viewer").runs.ListRuns(LIST)
+    # The agents of the tenant stand in no line.
+    leased = await burst.live.calls("alpha/agent").agents.LeaseTasks(LEASE)
+    assert not leased.batch.leases
+    assert burst.begun == 2
+    burst.let_go()
+    assert await burst.ends() == {"OK": 5, "OVERLOADED": 1}
+
+
+async def test_whose_turn_comes_when_the_coordinator_stops_is_told_so(burst: Burst) -> None:
+    """Those who are served already get their answers."""
+    chain = burst.live.server._chain
+    chain.closing = True
+    burst.let_go()
+    ends = await burst.ends()
+    chain.closing = False
+    assert ends == {"OK": 2, "OVERLOADED": 1, "STOPPING": 3}
 
 
 async def watched(live: LiveCoordinator, who: str, _: int) -> Any:
