@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,8 +14,14 @@ from tests.server.engine.conftest import TENANT, House, soon
 
 from tenure_server.core import errors, ids
 from tenure_server.core.leasing.leases import Success
+from tenure_server.core.ledger import records
+from tenure_server.core.ledger.journal import Row
 from tenure_server.core.ledger.lifecycle import EventKind
 from tenure_server.engine import watch
+from tenure_server.engine.lanes import Lanes
+
+#: How many tasks are leased in one commit.
+TOGETHER = 7
 
 
 async def sequences(house: House, run_id: str, after: int = 0, run_only: bool = False) -> list[int]:
@@ -27,8 +35,8 @@ async def sequences(house: House, run_id: str, after: int = 0, run_only: bool = 
 
 async def work_off(house: House, count: int) -> None:
     """Executes tasks, a few at a time."""
-    session = house.session(slots=7)
-    session.add_credits(7)
+    session = house.session(slots=TOGETHER)
+    session.add_credits(TOGETHER)
     done = 0
     while done < count:
         for lease in (await soon(session)).leases:
@@ -119,6 +127,67 @@ async def test_watchers_of_a_tenant_read_one_after_the_other(
     for watcher in watching:
         assert await asyncio.wait_for(watcher, 10) == [1, 2, 3, 4]
     assert most == 1
+
+
+async def test_watchers_of_a_tenant_go_on_one_after_the_other() -> None:
+    """Also those for whom all was read before: others have their turns between them."""
+    lanes, turn, went_on = Lanes(), 0, list[int]()
+
+    async def follow() -> None:
+        async with lanes.lane(TENANT):
+            pass
+        went_on.append(turn)
+
+    following = [asyncio.create_task(follow()) for _ in range(5)]
+    while len(went_on) < len(following):
+        turn += 1
+        await asyncio.sleep(0)
+    assert len(set(went_on)) == len(following)
+
+
+async def test_what_is_committed_together_is_handed_over_together(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to each watcher, and each event is made once for all of them."""
+    await house.register(*[task(f"t{number}") for number in range(TOGETHER)])
+    run_id = await house.start()
+    offer, event_of, publish = watch.Watcher.offer, watch.event_of, watch.Watchers.publish
+    #: Of the present commit: who was handed something, and which events were made.
+    handed, made = Counter[watch.Watcher](), Counter[int]()
+    #: Of all commits: how many events, handed over how often, and made how often.
+    largest = most_handed = most_made = 0
+
+    def noted_offer(watcher: watch.Watcher, events: Sequence[records.Event]) -> None:
+        handed[watcher] += 1
+        offer(watcher, events)
+
+    def noted_event_of(row: Row) -> records.Event:
+        made[row[2]] += 1
+        return event_of(row)
+
+    def noted_publish(watchers: watch.Watchers, rows: Sequence[Row]) -> None:
+        nonlocal largest, most_handed, most_made
+        handed.clear()
+        made.clear()
+        publish(watchers, rows)
+        largest = max(largest, len(made))
+        most_handed = max(most_handed, *handed.values(), 0)
+        most_made = max(most_made, *made.values(), 0)
+
+    monkeypatch.setattr(watch.Watcher, "offer", noted_offer)
+    monkeypatch.setattr(watch, "event_of", noted_event_of)
+    monkeypatch.setattr(watch.Watchers, "publish", noted_publish)
+    watching = [house.engine.watch(TENANT, run_id, 0, False) for _ in range(20)]
+    for watcher in watching:
+        assert [event.sequence for event in await anext(watcher)] == [1]
+    await work_off(house, TOGETHER)
+    for watcher in watching:
+        seen = [event.sequence async for events in watcher for event in events]
+        assert seen == list(range(2, 2 * TOGETHER + 3))
+    assert largest >= TOGETHER
+    assert most_handed == 1
+    # What concerns the run is made once more, for those who want nothing else.
+    assert most_made <= 2
 
 
 async def test_watchers_are_told_when_the_coordinator_cannot_follow(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,12 +13,23 @@ import grpc
 import grpc.aio
 import pytest
 from tests.conftest import LiveCoordinator, serving
-from tests.server.rpc.test_evidence import all_entries, ended_run, evidence
+from tests.server.rpc.test_evidence import (
+    PATIENCE_SECONDS,
+    all_entries,
+    ended_run,
+    evidence,
+    exported,
+)
 
 from tenure.v1 import agents_pb2, evidence_pb2, runs_pb2
+from tenure_client.errors import from_rpc
 from tenure_server.core import ids
+from tenure_server.core.ledger import records
+from tenure_server.engine import bundles
+from tenure_server.engine.logbook import Logbook
 from tenure_server.engine.sessions import AgentSession
 from tenure_server.rpc.agents import _Stream
+from tenure_server.rpc.evidence import EXPORTS_MAX
 from tenure_server.rpc.runs import Runs
 from tenure_server.store.evidence_reads import EvidenceReads
 
@@ -53,6 +65,57 @@ async def test_watchers_of_one_log_share_what_is_read_of_it(
         assert page.entries[0].index >= size + LATER
         watch.cancel()
     assert max(looks.values()) < WATCHERS / 2
+
+
+async def test_while_exports_are_made_others_read(
+    coordinator: LiveCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant's exports, as many as it may have, once were made where everybody's reads are."""
+    run_id, theirs = await ended_run(coordinator), await ended_run(coordinator, "beta")
+    loop, go_on = asyncio.get_running_loop(), threading.Event()
+    all_asked, two_at_once = asyncio.Event(), asyncio.Event()
+    asked, at_work = 0, threading.Semaphore(1)
+    checkpoint, of_run = Logbook.checkpoint, bundles.of_run
+
+    async def noted(logbook: Logbook, tenant_id: str) -> records.Checkpoint:
+        nonlocal asked
+        found = await checkpoint(logbook, tenant_id)
+        asked += 1
+        assert asked <= EXPORTS_MAX
+        if asked == EXPORTS_MAX:
+            # Before anybody hears of it the bundle is asked for.
+            all_asked.set()
+        return found
+
+    def held(*asked: Any) -> bytes:
+        if not at_work.acquire(blocking=False):
+            loop.call_soon_threadsafe(two_at_once.set)
+        assert go_on.wait(PATIENCE_SECONDS)
+        at_work.release()
+        return of_run(*asked)
+
+    monkeypatch.setattr(Logbook, "checkpoint", noted)
+    monkeypatch.setattr(bundles, "of_run", held)
+
+    async def export() -> bytes:
+        return await exported(coordinator, "viewer", run_id)
+
+    exports = [asyncio.create_task(export()) for _ in range(EXPORTS_MAX)]
+    filled, full = (asyncio.create_task(event.wait()) for event in (two_at_once, all_asked))
+    try:
+        await asyncio.wait([filled, full], return_when=asyncio.FIRST_COMPLETED)
+        wish = runs_pb2.GetRunRequest(run_id=theirs)
+        read = asyncio.ensure_future(coordinator.calls("beta/viewer").runs.GetRun(wish))
+        await asyncio.wait([filled, read], return_when=asyncio.FIRST_COMPLETED)
+        assert not two_at_once.is_set(), "they are made by those who read for everybody"
+        assert (await read).run.run_id == theirs
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await export()
+        assert from_rpc(refused.value).reason == "OVERLOADED"
+        assert not any(one.done() for one in exports)
+    finally:
+        go_on.set()
+    assert all(await asyncio.gather(*exports))
 
 
 async def test_an_agent_that_reads_nothing_is_heard_no_further(

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
+from tests.conftest import LiveCoordinator, serving
+from tests.server.rpc.test_evidence import evidence
 
+from tenure.v1 import agents_pb2, evidence_pb2, runs_pb2
+from tenure_client.errors import from_rpc
 from tenure_server.core import errors
-from tenure_server.rpc import turns
+from tenure_server.rpc import access, turns
+from tenure_server.rpc.runs import Runs
+
+LIST = runs_pb2.ListRunsRequest()
+#: How many calls are made, one more than may be.
+BURST = 6
+LEASE = agents_pb2.LeaseTasksRequest(agent="one", kinds=["k"])
 
 
 class Calls:
@@ -127,3 +143,129 @@ async def test_a_tenant_has_so_many_streams_and_no_more(calls: Calls) -> None:
             pass
     with calls.turns.stream("alpha"):
         assert set(calls.turns._streams) == {"alpha"}
+
+
+class Burst:
+    """Calls of one tenant to a real coordinator, which are served until they are let go."""
+
+    def __init__(self, live: LiveCoordinator) -> None:
+        self.live = live
+        self.calls: list[asyncio.Future[Any]] = []
+        #: How many are served.
+        self.begun = 0
+        self._all_begun, self._go_on = asyncio.Event(), asyncio.Event()
+
+    async def serve(self) -> None:
+        """What is done for each."""
+        self.begun += 1
+        if self.begun == BURST:
+            self._all_begun.set()
+        await self._go_on.wait()
+
+    async def make(self) -> None:
+        """Makes them, and waits until one is answered, or none will be."""
+        theirs = self.live.calls("alpha/viewer").runs
+        self.calls = [asyncio.ensure_future(theirs.ListRuns(LIST)) for _ in range(BURST)]
+        waiting = [*self.calls, asyncio.create_task(self._all_begun.wait())]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    def let_go(self) -> None:
+        """Lets them end."""
+        self._go_on.set()
+
+    async def ends(self) -> Counter[str]:
+        """How they have ended, and how often so."""
+        answers = await asyncio.gather(*self.calls, return_exceptions=True)
+        return Counter(
+            from_rpc(one).reason if isinstance(one, grpc.aio.AioRpcError) else "OK"
+            for one in answers
+        )
+
+
+@pytest.fixture
+async def burst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Burst]:
+    """Of six two are served at once, three may wait."""
+    monkeypatch.setattr(turns, "AT_ONCE", 2)
+    monkeypatch.setattr(turns, "WAITING_MAX", 3)
+    list_runs = Runs.ListRuns
+
+    async def held(runs: Runs, request: runs_pb2.ListRunsRequest, context: Any) -> Any:
+        if access.caller().tenant_id == "alpha":
+            await made.serve()
+        return await list_runs(runs, request, context)
+
+    monkeypatch.setattr(Runs, "ListRuns", held)
+    async with serving(f"sqlite:///{tmp_path}/tenure.db", tmp_path) as live:
+        made = Burst(live)
+        try:
+            await made.make()
+            yield made
+        finally:
+            made.let_go()
+
+
+async def test_a_burst_keeps_nobody_else_waiting(burst: Burst) -> None:
+    """Beyond the bound its calls are not begun, and the first too many is told to come again."""
+    assert burst.begun == 2
+    [refused] = [call for call in burst.calls if call.done()]
+    check_overloaded(refused.exception())
+    await burst.live.calls("beta/viewer").runs.ListRuns(LIST)
+    # The agents of the tenant stand in no line.
+    leased = await burst.live.calls("alpha/agent").agents.LeaseTasks(LEASE)
+    assert not leased.batch.leases
+    assert burst.begun == 2
+    burst.let_go()
+    assert await burst.ends() == {"OK": 5, "OVERLOADED": 1}
+
+
+async def test_whose_turn_comes_when_the_coordinator_stops_is_told_so(burst: Burst) -> None:
+    """Those who are served already get their answers."""
+    chain = burst.live.server._chain
+    chain.closing = True
+    burst.let_go()
+    ends = await burst.ends()
+    chain.closing = False
+    assert ends == {"OK": 2, "OVERLOADED": 1, "STOPPING": 3}
+
+
+async def watched(live: LiveCoordinator, who: str, _: int) -> Any:
+    """A stream that only speaks."""
+    request = evidence_pb2.WatchEntriesRequest()
+    return evidence(live, f"{who}/viewer").WatchEntries(request)
+
+
+async def at_work(live: LiveCoordinator, who: str, number: int) -> Any:
+    """A stream on which both sides speak."""
+    call = live.calls(f"{who}/agent").agents.Work()
+    hello = agents_pb2.Hello(agent=f"agent-{number}", instance="instance-1", kinds=["k"], slots=1)
+    await call.write(agents_pb2.WorkRequest(hello=hello))
+    return call
+
+
+@pytest.mark.parametrize("opened", [watched, at_work])
+async def test_a_stream_too_many_is_told_to_come_again(
+    coordinator: LiveCoordinator, opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those of others are opened."""
+    monkeypatch.setattr(turns, "STREAMS_MAX", 2)
+    for who in ("alpha", "beta"):
+        # From now on there is something to watch.
+        await coordinator.calls(f"{who}/viewer").runs.ListRuns(LIST)
+    streams = [await opened(coordinator, "alpha", number) for number in range(2)]
+    for stream in streams:
+        assert await stream.read()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await (await opened(coordinator, "alpha", 2)).read()
+    check_overloaded(refused.value)
+    streams.append(await opened(coordinator, "beta", 3))
+    assert await streams[-1].read()
+    for stream in streams:
+        stream.cancel()
+
+
+def check_overloaded(error: BaseException | None) -> None:
+    """Wants a caller to be told why, and when to come again."""
+    assert isinstance(error, grpc.aio.AioRpcError)
+    told = from_rpc(error)
+    assert (error.code(), told.reason) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
+    assert told.retry_after
