@@ -21,9 +21,10 @@ from tests.chaos import checker
 from tests.chaos.history import Cancelled, Observation, Settled, Started, Watched
 from tests.chaos.rules import evidence, kept, limits, lists, order, schedules, undoing, waits
 from tests.chaos.site import Fronted
-from tests.chaos.stored import record_of
+from tests.chaos.stored import querying, record_of, signatures
 
-from tenure_server.store.database import open_store
+from tenure_server.audit import audit_store
+from tenure_server.store.database import Store, open_store
 from tenure_server.store.errors import StoreOpenError
 
 _NAME = "tenure.db"
@@ -83,21 +84,32 @@ def judge(
     rule = f"a copy that is {copy.how}"
     try:
         opened = open_store(store, holder="chaos", address="127.0.0.1:1")
-        with closing(opened), opened.reading():
-            damage = opened.backend.damage()
+        with closing(opened):
+            found = _found(opened, store)
     except StoreOpenError as error:
         if copy.how != "cut":
             yield checker.Violation(rule, f"{copy.folder} was refused: {error}")
         return
-    if damage:
+    if found:
         if copy.how != "cut":
-            yield checker.Violation(rule, f"{copy.folder} was opened, and is damaged: {damage}")
+            told = "; ".join(found)
+            yield checker.Violation(rule, f"{copy.folder} was opened, and its audit tells: {told}")
         return
     record = record_of(store, slots)
     before = [] if copy.how == "cut" else [*_before(observations, copy.taken)]
     for each in (kept.acknowledged_is_kept, *_WHOLE):
         for what in each(before, record):
             yield checker.Violation(rule, f"{copy.folder}: {what}")
+
+
+def _found(opened: Store, url: str) -> list[str]:
+    """What an audit finds, which reads no keys where it cannot trust the tables."""
+    with opened.reading():
+        if damage := opened.backend.damage():
+            return [damage]
+    with querying(url) as query:
+        chain, _ = signatures(query)
+    return [finding.sentence for finding in audit_store(opened, chain)]
 
 
 def _before(observations: list[Observation], moment: float) -> Iterator[Observation]:

@@ -208,7 +208,7 @@ def _logs(query: Query, tenants: Iterable[str]) -> tuple[dict[str, list[Entry]],
                     subject=said.get("subject", {}),
                 )
             )
-    chain, notes = _signatures(query)
+    chain, notes = signatures(query)
     found = []
     heads: dict[str, int] = dict(query("SELECT tenant_id, size FROM evidence_heads"))
     for tenant, log in stored.items():
@@ -219,7 +219,8 @@ def _logs(query: Query, tenants: Iterable[str]) -> tuple[dict[str, list[Entry]],
     return entries, found
 
 
-def _signatures(query: Query) -> tuple[keys.Chain, dict[str, list[str]]]:
+def signatures(query: Query) -> tuple[keys.Chain, dict[str, list[str]]]:
+    """The keys that a store names, and the signed checkpoints of each log."""
     texts = [text for (text,) in query("SELECT text FROM signing_keys ORDER BY number")]
     if not texts:
         # An installation that signs nothing has no checkpoints that could be wrong.
