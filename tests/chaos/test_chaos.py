@@ -9,7 +9,7 @@ import pytest
 from tests.chaos import campaign, database
 
 #: So long is everything hurt; starting, healing and judging come on top.
-SECONDS = 10.0
+SECONDS = 30.0
 #: TENURE_CHAOS_SEED tries another course of things.
 SEED = int(os.environ.get("TENURE_CHAOS_SEED", "20250101"))
 

@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -30,7 +31,8 @@ IMPORTED = ("tenure_server.cli", "tenure_server.app", "tenure_agent.daemon")
 _REQUEST_BYTES_MAX = 1 << 17
 #: Standard input, output and error, and where to tell the process's number and its end.
 _DESCRIPTORS = 4
-_BIRTH_SECONDS = 40.0
+_BIRTH_SECONDS = 60.0
+_PROCESSES = 2
 
 
 class Child:
@@ -41,14 +43,12 @@ class Child:
         self.returncode: int | None = None
         self._news = os.fdopen(news, "rb", buffering=0)
         assert self._heard(_BIRTH_SECONDS), "nothing is born"
-        self.pid = int(self._news.readline())
+        self.pid = self._number()
 
     def poll(self) -> int | None:
         """Its exit code, or minus the signal that ended it; nothing while it lives."""
         if self.returncode is None and self._heard(0):
-            told = self._news.readline()
-            assert told, "the nursery is gone"
-            self.returncode = int(told)
+            self.returncode = self._number()
             self._news.close()
         return self.returncode
 
@@ -80,6 +80,11 @@ class Child:
         """Asks it to end."""
         self.send_signal(signal.SIGTERM)
 
+    def _number(self) -> int:
+        told = self._news.readline()
+        assert told, "the nursery is gone: it says why where the tests write their errors"
+        return int(told)
+
     def _heard(self, seconds: float) -> bool:
         waiting = select.poll()
         waiting.register(self._news, select.POLLIN)
@@ -87,10 +92,14 @@ class Child:
 
 
 class Nursery:
-    """The process that forks, started by the first birth. It goes when this process does."""
+    """The processes that fork, started by the first births. They go when this process does.
+
+    There are two, which take turns: those that are born in one hash text alike, and what comes back
+    after a kill shall meet another order of sets.
+    """
 
     def __init__(self) -> None:
-        self._line: socket.socket | None = None
+        self._lines = deque[socket.socket]()
 
     def bear(
         self,
@@ -102,16 +111,21 @@ class Nursery:
         cwd: Path,
     ) -> Child:
         """What Python would start with these words: `-m module …` or `path …`."""
-        if self._line is None:
-            self._line = self._open()
         theirs, ours = os.pipe()
         heard, told = os.pipe()
         request = {"command": list(command), "env": dict(env), "cwd": str(cwd)}
         handed = [theirs, stdout, stderr, told]
-        socket.send_fds(self._line, [json.dumps(request).encode()], handed)
+        socket.send_fds(self.line(), [json.dumps(request).encode()], handed)
         os.close(theirs)
         os.close(told)
         return Child(heard, os.fdopen(ours, "wb", buffering=0))
+
+    def line(self) -> socket.socket:
+        """To the process whose turn it is."""
+        if len(self._lines) < _PROCESSES:
+            self._lines.append(self._open())
+        self._lines.rotate(1)
+        return self._lines[0]
 
     @staticmethod
     def _open() -> socket.socket:
@@ -129,7 +143,7 @@ class Nursery:
 
         def close() -> None:
             line.close()
-            process.wait()
+            process.wait(_BIRTH_SECONDS)
 
         atexit.register(close)
         return line
@@ -139,8 +153,11 @@ class Nursery:
 NURSERY = Nursery()
 
 
-def _serve(line: socket.socket) -> list[str] | None:
-    """Forks for each request, and tells of each end. In a child: what it is to run."""
+def _serve(line: socket.socket, by_import: Mapping[str, str]) -> list[str] | None:
+    """Forks for each request, and tells of each end. In a child: what it is to run.
+
+    `by_import` is what the product's modules put into the environment.
+    """
     awake, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
@@ -162,7 +179,7 @@ def _serve(line: socket.socket) -> list[str] | None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for end in (line, awake, wake):
                 end.close()
-            return _become(json.loads(raw), handed, told_by)
+            return _become(json.loads(raw), handed, told_by, by_import)
         told = handed.pop()
         for descriptor in handed:
             os.close(descriptor)
@@ -185,7 +202,12 @@ def _tell(told: int, number: int) -> None:
         os.write(told, b"%d\n" % number)
 
 
-def _become(request: dict[str, object], handed: list[int], others: dict[int, int]) -> list[str]:
+def _become(
+    request: dict[str, object],
+    handed: list[int],
+    others: dict[int, int],
+    by_import: Mapping[str, str],
+) -> list[str]:
     """Takes on what the new process is given, and lets go of what is not its own."""
     for number, descriptor in enumerate(handed[:3]):
         os.dup2(descriptor, number)
@@ -195,7 +217,7 @@ def _become(request: dict[str, object], handed: list[int], others: dict[int, int
     assert isinstance(environment, dict)
     assert isinstance(command, list)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update({**by_import, **environment})
     os.chdir(str(request["cwd"]))
     return command
 
@@ -203,11 +225,13 @@ def _become(request: dict[str, object], handed: list[int], others: dict[int, int
 def main() -> None:
     """Serves the line whose descriptor is given; in a child, does what it was born for."""
     line = socket.socket(fileno=int(sys.argv[1]))
+    before = set(os.environ)
     for name in IMPORTED:
         importlib.import_module(name)
+    by_import = {name: value for name, value in os.environ.items() if name not in before}
     gc.collect()
     gc.freeze()
-    command = _serve(line)
+    command = _serve(line, by_import)
     if command is None:
         return
     if command[0] == "-m":

@@ -53,8 +53,7 @@ class Home:
         os.close(heard)
         request = {"command": self.command, "env": dict(os.environ), "cwd": str(self.folder)}
         handed = [theirs, self.log.fileno(), self.log.fileno(), told]
-        assert self.nursery._line is not None
-        socket.send_fds(self.nursery._line, [json.dumps(request).encode()], handed)
+        socket.send_fds(self.nursery.line(), [json.dumps(request).encode()], handed)
         for descriptor in (theirs, ours, told):
             os.close(descriptor)
 
@@ -94,7 +93,8 @@ def test_the_signal_is_told_that_ended_it(home: Home, number: signal.Signals) ->
 def test_one_who_does_not_wait_for_a_birth_takes_nobody_elses(home: Home) -> None:
     """As a test that is interrupted: those that come after it start as ever."""
     first = home.bear()
-    home.ask_and_hang_up()
-    for child in (first, home.bear()):
+    for _ in range(2):
+        home.ask_and_hang_up()
+    for child in (first, home.bear(), home.bear()):
         child.stdin.close()
         assert child.wait(40) == 3
