@@ -156,7 +156,7 @@ async def test_what_was_worked_out_survives_the_loss_of_coordinator_and_agent(
     install: Install, any_store: str, tmp_path: Path
 ) -> None:
     """The outputs that are only looked at are read back, and each attempt is given its own."""
-    installation = install("--lease-seconds", "2", store=any_store)
+    installation = install("--lease-seconds", "2", "--seat-seconds", "1.5", store=any_store)
     agent = await installation.add_agent()
     async with installation.client() as client:
         await client.register_workflow(chain(tmp_path).definition())
