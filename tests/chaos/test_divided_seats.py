@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class Divided:
     async def open(self) -> None:
         """Starts two coordinators; the second one makes the second tenant, and so has its seat."""
         for tenant in (TENANT, OTHER):
-            port = free_port(random.Random(f"{tenant} of {self.folder}"))
+            port = free_port()
             proxy = Proxy(port)
             await proxy.start()
             flags = self.installation.flags

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,12 +26,12 @@ RUNS = 20
 async def _upgraded(frozen: Frozen, url: str, folder: Path) -> AsyncIterator[list[str]]:
     """Two coordinators and an agent that begin at one moment; gives the coordinators' addresses."""
     frozen.signing_key(folder)
-    installation, chance = Installation(folder, url), random.Random(str(folder))
+    installation = Installation(folder, url)
     agent = Agent("host", folder / "host")
     installation.agents.append(agent)
     try:
         for _ in range(2):
-            installation.add_coordinator().address = f"127.0.0.1:{free_port(chance)}"
+            installation.add_coordinator().address = f"127.0.0.1:{free_port()}"
         addresses = [each.address for each in installation.coordinators]
         agent.configure(addresses, frozen.secrets["alpha/agent"], {})
         for coordinator in installation.coordinators:
