@@ -50,16 +50,19 @@ def handler_of(fake: Any) -> handlers.Handler:
 
 
 def _taking_both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    try:
-        inspect.signature(function).bind(None, None)
+    if _takes(function, 2):
         return function
-    except TypeError:
-        pass
-    try:
-        inspect.signature(function).bind(None)
+    if _takes(function, 1):
         return lambda _ctx, value: function(value)
+    return lambda _ctx, _value: function()
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count)
     except TypeError:
-        return lambda _ctx, _value: function()
+        return False
+    return True
 
 
 def quiet_logs() -> None:

@@ -32,13 +32,10 @@ class Alone:
     @contextmanager
     def holding(self, run_id: str) -> Iterator[None]:
         """Holds a run. Raises RunChanged when somebody else does."""
-        if run_id in self._held:
-            raise changed(run_id)
-        self._held.add(run_id)
-        try:
+        with self.holding_free((run_id,)) as free:
+            if not free:
+                raise changed(run_id)
             yield
-        finally:
-            self._held.discard(run_id)
 
 
 def changed(run_id: str) -> errors.RunChanged:
